@@ -1,0 +1,1 @@
+"""dpinn: distributed second-order training of physics-informed neural networks."""
