@@ -1,0 +1,103 @@
+"""From points to sums of squared residuals, per term and causal chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpinn.nn import PINN
+from dpinn.problem import Problem
+from dpinn.sampling import Collocation
+
+
+@dataclass(frozen=True)
+class TermLayout:
+    """Where each term's sums lie in the flat vector that a step reduces over the ranks.
+
+    Attributes:
+        names: the terms, in order.
+        chunks: causal chunks of each term.
+        counts: points in one chunk of each term, all ranks together.
+        causal: which terms take causal weights: those of the interior.
+    """
+
+    names: tuple[str, ...]
+    chunks: tuple[int, ...]
+    counts: tuple[float, ...]
+    causal: tuple[bool, ...]
+
+    @classmethod
+    def build(cls, collocation: Collocation) -> TermLayout:
+        """Read the layout off the problem's conditions."""
+        names, chunks, counts, causal = [], [], [], []
+        for condition in collocation.problem.conditions:
+            parts = collocation.condition_chunks(condition)
+            for term in condition.terms:
+                names.append(term)
+                chunks.append(parts)
+                counts.append(collocation.count(condition) / parts)
+                causal.append(not condition.faces)
+        return cls(tuple(names), tuple(chunks), tuple(counts), tuple(causal))
+
+    def split(self, sums: Tensor) -> list[Tensor]:
+        """Cut the flat vector into one tensor of chunks per term."""
+        return list(sums.split(list(self.chunks)))
+
+    def means(self, sums: Tensor) -> list[Tensor]:
+        """Mean square of each chunk of each term."""
+        parts = self.split(sums)
+        return [part / count for part, count in zip(parts, self.counts, strict=True)]
+
+
+class ResidualSums(torch.nn.Module):
+    """Sums of squares of all terms on one rank's points: what is compiled, as a whole.
+
+    Chunks are found by time for the rank's slice: point i of the global batch belongs to
+    chunk ``i * chunks // batch``, whatever the slice.
+
+    Args:
+        pinn: the network.
+        problem: gives the residuals.
+        collocation: gives the chunks.
+        offsets: index of this rank's first interior point in the global batch.
+    """
+
+    def __init__(self, pinn: PINN, problem: Problem, collocation: Collocation, offset: int = 0):
+        super().__init__()
+        self.pinn = pinn
+        self.problem = problem
+        self.conditions = problem.conditions
+        self.chunks = {c.name: collocation.condition_chunks(c) for c in self.conditions}
+        self.chunk_size = collocation.batch // collocation.chunks
+        self.offset = offset
+
+    def forward(self, points: Mapping[str, Tensor]) -> Tensor:
+        """Map each condition's ``n x coordinates`` points to the flat vector of sums."""
+        sums = []
+        for condition in self.conditions:
+            here = points[condition.name]
+            fields = self.pinn.fields(here, condition.plan)
+            terms = self.problem.evaluate(condition, fields, here)
+            for term in condition.terms:
+                squares = terms[term] ** 2
+                sums.append(self._chunk_sums(squares, self.chunks[condition.name]))
+        return torch.cat(sums)
+
+    def _chunk_sums(self, squares: Tensor, chunks: int) -> Tensor:
+        if chunks == 1:
+            return squares.sum(0, keepdim=True)
+        if self.offset == 0 and len(squares) == chunks * self.chunk_size:
+            return squares.reshape(chunks, -1).sum(1)
+        # A slice of the batch: pad it to whole chunks, so that every rank sums in one way.
+        first, last = (
+            self.offset // self.chunk_size,
+            (self.offset + len(squares) - 1) // self.chunk_size,
+        )
+        before = self.offset - first * self.chunk_size
+        after = (last + 1) * self.chunk_size - self.offset - len(squares)
+        padded = torch.nn.functional.pad(squares, (before, after))
+        inside = padded.reshape(last - first + 1, self.chunk_size).sum(1)
+        return torch.nn.functional.pad(inside, (first, chunks - 1 - last))

@@ -1,0 +1,20 @@
+"""Networks: ordinary modules that take tensors and jets alike."""
+
+from dpinn.nn.embeddings import FourierFeatures, PeriodicEmbedding
+from dpinn.nn.initialization import physics_informed_initialization
+from dpinn.nn.layers import FactorizedLinear
+from dpinn.nn.mlp import MLP
+from dpinn.nn.modified_mlp import ModifiedMLP
+from dpinn.nn.pinn import PINN
+from dpinn.nn.pirate_net import PirateNet
+
+__all__ = [
+    "MLP",
+    "PINN",
+    "FactorizedLinear",
+    "FourierFeatures",
+    "ModifiedMLP",
+    "PeriodicEmbedding",
+    "PirateNet",
+    "physics_informed_initialization",
+]

@@ -1,0 +1,78 @@
+"""The PINN: a network applied to the embedded coordinates of a problem."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.jet import DerivativePlan, Field, Jet, NoJetRuleError, autograd_jet, fields_of
+from dpinn.nn.embeddings import PeriodicEmbedding
+from dpinn.problem import Problem
+
+NetworkFactory = Callable[[int, int], nn.Module]
+"""Builds a network from the numbers of inputs and outputs; any class path in a YAML is one."""
+
+
+class PINN(nn.Module):
+    """Coordinates to fields: the periodic embedding of the problem, then the network.
+
+    Args:
+        problem: names the coordinates and fields.
+        network: called with the numbers of embedded coordinates and of fields.
+
+    Attributes:
+        taylor: whether derivatives come from jets; False after the network turned out to use
+            an operation without a rule, when nested autograd takes over.
+    """
+
+    def __init__(self, problem: Problem, network: NetworkFactory):
+        super().__init__()
+        self.coordinates = problem.domain.coordinates
+        self.field_names = tuple(problem.fields)
+        self.embedding = PeriodicEmbedding(problem.domain, tuple(problem.periodic))
+        self.network = network(self.embedding.outputs, len(problem.fields))
+        self.taylor = True
+        self._check(problem)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Map ``N x coordinates`` to ``N x fields``."""
+        return self.network(self.embedding(points))
+
+    def fields(self, points: Tensor, plan: DerivativePlan) -> dict[str, Field]:
+        """The fields with the derivatives of a plan at ``N x coordinates`` points."""
+        if self.taylor:
+            jet = self(Jet.seed(points, plan))
+        else:
+            jet = autograd_jet(self, points, plan)
+        return fields_of(jet, self.field_names)
+
+    def _check(self, problem: Problem) -> None:
+        """One call on a few points, as a tensor and as jets of every plan in use."""
+        parameter = next(self.parameters(), None)
+        if parameter is None:
+            raise DpinnError(f"{type(self.network).__name__} has no parameters to train")
+        low, high = (torch.tensor(b) for b in (problem.domain.lower(), problem.domain.upper()))
+        points = (low + torch.rand(7, len(low)) * (high - low)).to(parameter)
+        with torch.no_grad():
+            shape = tuple(self(points).shape)
+        expected = (7, len(self.field_names))
+        if shape != expected:
+            raise DpinnError(
+                f"{type(self.network).__name__} maps 7 points to shape {shape}; it must be "
+                f"{expected}, one column per field"
+            )
+        try:
+            for condition in problem.conditions:
+                self(Jet.seed(points, condition.plan))
+        except NoJetRuleError as error:
+            self.taylor = False
+            warnings.warn(
+                f"{type(self.network).__name__} uses {error.operation}, which has no Taylor rule: "
+                "derivatives come from nested autograd, which is slower and is not compiled",
+                DpinnWarning,
+                stacklevel=2,
+            )

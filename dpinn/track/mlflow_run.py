@@ -1,0 +1,348 @@
+"""One training as one MLflow run, however often it is requeued."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.track.outbox import MetricValue, Outbox
+from dpinn.track.store import (
+    await_store,
+    connect,
+    database_file,
+    is_refusal,
+    reason,
+    resolve_tracking_uri,
+    shown_uri,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+LONGEST_VALUE = 250  # characters of a parameter, tag or key; older servers refuse longer ones
+PARAMS_PER_REQUEST = 100  # MLflow's limit
+FLUSH_TIMEOUT_S = 5.0
+FINISH_TIMEOUT_S = 30.0
+
+
+class MLflowRun:
+    """A run in the store, open for logging. Made with `start`, on rank 0 only.
+
+    Nothing that is logged waits for the store: values gather in memory and one thread sends
+    them. While the store is away they are kept, and sent when it is back.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str):
+        self._client = client
+        self._run_id = run_id
+        self._experiment_id: str | None = None
+        self._finished = False
+        self._held_params: set[str] = set()
+        self._held_steps: dict[str, int] = {}
+        self._outbox = Outbox(
+            self._send_metrics, is_refusal, shown_uri(client.tracking_uri), reason
+        )
+
+    @classmethod
+    def start(
+        cls,
+        experiment: str,
+        run_name: str,
+        run_id: str | None = None,
+        tracking_uri: str | None = None,
+    ) -> MLflowRun:
+        """Open a new run, or continue ``run_id``: then its steps and parameters are not repeated.
+
+        A new run needs a store that answers within seconds. A continued one does not: it has
+        been waiting in a queue, and what it logs is delivered later.
+
+        Raises:
+            DpinnError: the store does not answer, the run is unknown or deleted, or the
+                experiment is deleted.
+        """
+        client = connect(resolve_tracking_uri(tracking_uri))
+        if run_id is not None:
+            return cls._continue(client, run_id)
+        from mlflow.exceptions import MlflowException
+
+        await_store(client)
+        tags = {
+            "mlflow.user": _user(),
+            "mlflow.source.name": Path(sys.argv[0]).name or "python",
+            "mlflow.source.type": "LOCAL",
+        }
+        try:
+            experiment_id = _experiment_id(client, experiment)
+            created = client.create_run(experiment_id, run_name=run_name, tags=tags)
+        except MlflowException as error:
+            raise DpinnError(
+                f"MLflow cannot open a run of experiment {experiment!r} in "
+                f"{shown_uri(client.tracking_uri)}: {reason(error)}"
+            ) from error
+        run = cls(client, created.info.run_id)
+        run._experiment_id = experiment_id
+        return run
+
+    @classmethod
+    def _continue(cls, client: MlflowClient, run_id: str) -> MLflowRun:
+        run = cls(client, run_id)
+        try:
+            run._reopen()
+        except DpinnError:
+            raise
+        except Exception as error:
+            if is_refusal(error):
+                raise unknown_run(client, run_id) from error
+            warnings.warn(
+                f"the MLflow store {shown_uri(client.tracking_uri)} is away ({reason(error)}); "
+                f"run {run_id} goes on, and what it logs is sent when the store is back",
+                DpinnWarning,
+                stacklevel=3,
+            )
+            run._outbox.put([run._reopen])
+        return run
+
+    def _reopen(self) -> None:
+        """Set the run going again and note what the store holds of it."""
+        stored = self._client.get_run(self._run_id)
+        if stored.info.lifecycle_stage == "deleted":
+            raise DpinnError(f"the MLflow run {self._run_id} is deleted; restore it or start anew")
+        self._client.update_run(self._run_id, status="RUNNING")
+        self._held_params = set(stored.data.params)
+        # Values arrive in order of their steps, so the last one tells which are there.
+        self._held_steps = {m.key: int(m.step) for m in stored.to_proto().data.metrics}
+        self._experiment_id = stored.info.experiment_id
+
+    @property
+    def run_id(self) -> str:
+        """The run's id in the store; kept in checkpoints."""
+        return self._run_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id; None while a continued run waits for its store."""
+        return self._experiment_id
+
+    @property
+    def url(self) -> str:
+        """The run's page on the server; for a database, the URI of the store."""
+        uri = shown_uri(self._client.tracking_uri).rstrip("/")
+        if not uri.startswith("http") or self._experiment_id is None:
+            return uri
+        return f"{uri}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log a configuration; ``{"model": {"width": 256}}`` becomes ``model.width``.
+
+        Values beyond 250 characters are cut, with an ellipsis at the end.
+        """
+        flat = flatten(params)
+
+        def send() -> None:
+            from mlflow.entities import Param
+
+            new = [Param(k, v) for k, v in flat.items() if k not in self._held_params]
+            for i in range(0, len(new), PARAMS_PER_REQUEST):
+                self._client.log_batch(self._run_id, params=new[i : i + PARAMS_PER_REQUEST])
+            self._held_params.update(flat)
+
+        self._outbox.put([send])
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags, over earlier ones of the same name."""
+        flat = {_key(name): shorten(str(value)) for name, value in tags.items()}
+
+        def send() -> None:
+            from mlflow.entities import RunTag
+
+            entities = [RunTag(k, v) for k, v in flat.items()]
+            for i in range(0, len(entities), PARAMS_PER_REQUEST):
+                self._client.log_batch(self._run_id, tags=entities[i : i + PARAMS_PER_REQUEST])
+
+        self._outbox.put([send])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log values under path names such as ``loss/pde``; any float, NaN and inf included."""
+        now = time.time_ns() // 1_000_000
+        self._outbox.put(MetricValue(n, float(v), step, now) for n, v in metrics.items())
+
+    def log_text(self, text: str, name: str) -> None:
+        """Store a text as the artifact ``name``, a path such as ``config/run.yaml``."""
+        self._outbox.put([self._upload(text.encode(), name)])
+
+    def log_file(self, path: str | Path, folder: str | None = None) -> None:
+        """Store a file as it is when it is sent, under its own name, in an artifact folder."""
+        source = Path(path).absolute()
+        if not source.is_file():
+            raise DpinnError(f"cannot log {source}: there is no such file")
+        self._outbox.put(
+            [lambda: self._client.log_artifact(self._run_id, str(source), folder or None)]
+        )
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Draw a figure now and store it as the artifact ``name``, such as ``figures/u.png``."""
+        picture = io.BytesIO()
+        figure.savefig(picture, format=PurePosixPath(name).suffix[1:] or "png")
+        self._outbox.put([self._upload(picture.getvalue(), name)])
+
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
+        """Send what is waiting; True when all of it has arrived. Never raises for an outage.
+
+        Call it before a checkpoint is saved: a resumed run does not repeat what lies before the
+        checkpoint, so values that were still in memory at a kill would be missing.
+        """
+        return self._outbox.flush(timeout_s)
+
+    def finish(
+        self,
+        status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED",
+        timeout_s: float = FINISH_TIMEOUT_S,
+    ) -> None:
+        """Send what is left and close the run; a store that is away is given up with a warning.
+
+        A second call does nothing.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        self._outbox.put([lambda: self._client.set_terminated(self._run_id, status=status)])
+        left = self._outbox.close(timeout_s)
+        if left:
+            warnings.warn(
+                f"the MLflow store {shown_uri(self._client.tracking_uri)} stayed away: {left} "
+                f"values and files of run {self._run_id} were not delivered",
+                DpinnWarning,
+                stacklevel=2,
+            )
+
+    def _send_metrics(self, values: Sequence[MetricValue]) -> None:
+        from mlflow.entities import Metric
+
+        new = [
+            Metric(v.name, v.value, v.timestamp, v.step)
+            for v in values
+            if v.step > self._held_steps.get(v.name, -1)
+        ]
+        if new:
+            self._client.log_batch(self._run_id, metrics=new, synchronous=True)
+
+    def _upload(self, content: bytes, name: str) -> Callable[[], None]:
+        path = PurePosixPath(name)
+        folder = str(path.parent) if path.parent != PurePosixPath(".") else None
+
+        def send() -> None:
+            with tempfile.TemporaryDirectory(prefix="dpinn-artifact-") as scratch:
+                file = Path(scratch) / path.name
+                file.write_bytes(content)
+                self._client.log_artifact(self._run_id, str(file), folder)
+
+        return send
+
+
+def download_artifact(
+    run_id: str, name: str, folder: str | Path, tracking_uri: str | None = None
+) -> Path:
+    """Fetch an artifact of a run, such as ``checkpoints/last.ckpt``, into a folder.
+
+    Raises:
+        DpinnError: no such run, no such artifact, or no store.
+    """
+    client, _ = _stored_run(run_id, tracking_uri)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    parent = str(PurePosixPath(name).parent)
+    try:
+        there = sorted(
+            a.path for a in client.list_artifacts(run_id, None if parent == "." else parent)
+        )
+        if name not in there:
+            raise DpinnError(
+                f"the MLflow run {run_id} has no artifact {name}, only {', '.join(there) or 'none'}"
+            )
+        return Path(client.download_artifacts(run_id, name, str(target)))
+    except DpinnError:
+        raise
+    except Exception as error:
+        raise DpinnError(
+            f"the artifact {name} of the MLflow run {run_id} cannot be fetched: {reason(error)}"
+        ) from error
+
+
+def _stored_run(run_id: str, tracking_uri: str | None) -> tuple[MlflowClient, Run]:
+    uri = resolve_tracking_uri(tracking_uri)
+    database = database_file(uri)
+    if database is not None and not database.exists():
+        raise DpinnError(
+            f"there is no MLflow run {run_id}: {database} does not exist; set MLFLOW_TRACKING_URI "
+            "or go to the folder where it was trained"
+        )
+    client = connect(uri)
+    await_store(client)
+    try:
+        return client, client.get_run(run_id)
+    except Exception as error:
+        raise unknown_run(client, run_id) from error
+
+
+def unknown_run(client: MlflowClient, run_id: str) -> DpinnError:
+    """Return the error for an id that the store does not know."""
+    return DpinnError(f"the MLflow store {shown_uri(client.tracking_uri)} has no run {run_id}")
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # not even another job made it in between
+                raise error
+    if found.lifecycle_stage == "deleted":
+        raise DpinnError(
+            f"the MLflow experiment {name} is deleted; restore it with `mlflow experiments "
+            f"restore --experiment-id {found.experiment_id}` or choose another name"
+        )
+    return str(found.experiment_id)
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Flatten nested mappings to dotted keys and texts within MLflow's limits."""
+    flat: dict[str, str] = {}
+    for name, value in params.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{key}."))
+        else:
+            flat[_key(key)] = shorten(str(value))
+    return flat
+
+
+def shorten(text: str) -> str:
+    """Cut a text to MLflow's length, marked by an ellipsis."""
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def _key(name: str) -> str:
+    allowed = "_-. :/"
+    return "".join(c if c.isalnum() or c in allowed else "_" for c in str(name))[:LONGEST_VALUE]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user id has no name
+        return str(os.getuid())

@@ -1,0 +1,160 @@
+"""Where the runs are kept: an MLflow server, or a database in the current folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from dpinn.errors import DpinnError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+REQUEST_TIMEOUT_S = 10  # MLflow waits 120 s and tries 8 times: minutes lost at every outage
+START_PATIENCE_S = 4.0  # a server that was started beside the job may still be opening its port
+
+# Answers that the same request will get again, so that repeating it is useless.
+REFUSALS = frozenset(
+    {
+        "BAD_REQUEST",
+        "INVALID_PARAMETER_VALUE",
+        "INVALID_STATE",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "RESOURCE_LIMIT_EXCEEDED",
+    }
+)
+
+
+def resolve_tracking_uri(tracking_uri: str | None = None) -> str:
+    """Return the given URI, else ``MLFLOW_TRACKING_URI``, else the database in this folder."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def database_file(tracking_uri: str) -> Path | None:
+    """Return the file behind an sqlite URI, or None for another kind of store."""
+    if not tracking_uri.startswith("sqlite:///") or ":memory:" in tracking_uri:
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+
+
+def shown_uri(tracking_uri: str) -> str:
+    """Return the URI without user name and password, fit for logs and messages."""
+    parts = urlsplit(tracking_uri)
+    if "@" not in parts.netloc:
+        return tracking_uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """Open a client that is quiet and gives up within seconds; dpinn repeats what failed.
+
+    The limits go through MLflow's environment variables, its only way to set them; a value that
+    the user has set stands.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # compute nodes are often offline
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.tracking import MlflowClient
+
+    for noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    database = database_file(tracking_uri)
+    if database is not None and not database.exists():
+        _create_database(database)
+    try:
+        return MlflowClient(tracking_uri=tracking_uri)
+    except Exception as error:
+        raise DpinnError(
+            f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}"
+        ) from error
+
+
+def _create_database(database: Path) -> None:
+    """Make a fresh store elsewhere and put it in place whole.
+
+    MLflow guards its migration by a lock on this machine only: on a shared file system two jobs
+    that start together would spoil each other's database.
+    """
+    from mlflow.tracking import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="dpinn-mlflow-") as scratch:
+        made = Path(scratch) / "mlflow.db"
+        MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        with contextlib.closing(sqlite3.connect(made)) as connection:
+            # The default experiment was given the scratch folder for its artifacts.
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0",
+                (str(database.parent / "mlruns" / "0"),),
+            )
+            connection.commit()
+        beside = database.with_name(f".{database.name}.{os.uname().nodename}.{os.getpid()}")
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, beside)
+            with contextlib.suppress(FileExistsError):  # another job was first: use its database
+                os.link(beside, database)
+        except OSError as error:
+            raise DpinnError(
+                f"no MLflow store can be made at {database}: {error.strerror or error}; "
+                "set MLFLOW_TRACKING_URI to a server or a writable place"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+
+
+def await_store(client: MlflowClient, patience_s: float = START_PATIENCE_S) -> None:
+    """Return once the store answers; raise `DpinnError` when it stays away for ``patience_s``."""
+    from mlflow.exceptions import MlflowException
+
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            client.search_experiments(max_results=1)
+            return
+        except MlflowException as error:
+            if time.monotonic() >= deadline:
+                where = shown_uri(client.tracking_uri)
+                raise DpinnError(
+                    f"the MLflow store {where} does not answer ({reason(error)}); start it, "
+                    "or unset MLFLOW_TRACKING_URI to keep the runs in this folder"
+                ) from error
+        time.sleep(0.5)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell an answer that will not change from an outage that will pass."""
+    code = getattr(error, "error_code", None)
+    return code in REFUSALS or isinstance(error, DpinnError | FileNotFoundError)
+
+
+def reason(error: BaseException) -> str:
+    """Say in a few words why a request failed."""
+    text = str(error)
+    for sign, words in (
+        ("timed out", "timed out"),
+        ("NameResolutionError", "unknown host"),
+        ("refused", "connection refused"),
+        ("database is locked", "database is locked"),
+    ):
+        if sign in text:
+            return words
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, at most 200 characters."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 200 else lines[0][:199] + "…"
