@@ -119,6 +119,11 @@ class Condition:
     terms: tuple[str, ...]
 
 
+def snake_case(name: str) -> str:
+    """``AllenCahn`` to ``allen_cahn``."""
+    return "".join(f"_{c}" if c.isupper() else c for c in name).lower().lstrip("_")
+
+
 class Problem:
     """A PDE with its domain, fields and conditions; subclass it to declare one.
 
@@ -139,8 +144,7 @@ class Problem:
     @property
     def name(self) -> str:
         """The problem's name in runs and tables: its class name in lower case with underscores."""
-        letters = "".join(f"_{c}" if c.isupper() else c for c in type(self).__name__)
-        return letters.lower().lstrip("_")
+        return snake_case(type(self).__name__)
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:

@@ -1,0 +1,5 @@
+"""``python -m dpinn``."""
+
+from dpinn.cli import main
+
+main()

@@ -1,0 +1,174 @@
+"""The command ``dpinn``."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpinn.errors import DpinnError, DpinnWarning
+
+USAGE = """\
+usage: dpinn [--version] [--debug] COMMAND ...
+
+  fit        train a PINN: dpinn fit --config C, or go on: dpinn fit --resume [RUN]
+  evaluate   errors and figures of a trained run against the reference
+  reference  compute and cache the reference solution of a problem
+
+`dpinn COMMAND --help` lists the options of a command.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a mistake of the user's ends with one sentence and exit code 1."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [a for a in given if a != "--debug"]
+    warnings.showwarning = _show_warning
+    try:
+        _run(given)
+    except DpinnError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted", code=130)
+    except Exception as error:
+        known = _known_cause(error)
+        if debug or known is None:
+            raise
+        _fail(known)
+
+
+def _run(given: list[str]) -> None:
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "fit": _fit,
+        "evaluate": _evaluate,
+        "reference": _reference,
+    }
+    if given[:1] == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"dpinn {version('dpinn')}")
+    elif not given or given[0] in ("-h", "--help"):
+        print(USAGE, end="")
+    elif given[0] in commands:
+        commands[given[0]](given[1:])
+    else:
+        raise DpinnError(f"there is no command {given[0]!r}; use one of {', '.join(commands)}")
+
+
+def _fit(arguments: list[str]) -> None:
+    from dpinn.train.cli import fit
+
+    fit(arguments)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    parser = ArgumentParser(
+        "dpinn evaluate", description="Errors and figures of a trained run against the reference."
+    )
+    parser.add_argument(
+        "run", nargs="?", help="run folder, checkpoint or MLflow run id; the newest run if left out"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+
+    from dpinn.report import report, summary
+    from dpinn.run_files import newest_run
+    from dpinn.solution import load
+
+    run = options.run or str(newest_run())
+    solution = load(run)
+    result = report(solution, _folder_of(Path(run)))
+    _answer(options, result, summary(result))
+
+
+def _folder_of(run: Path) -> Path:
+    """The folder for the report: the run's own, or one in the current folder for an MLflow id."""
+    if run.is_dir():
+        return run
+    if run.is_file():
+        return run.parent.parent if run.parent.name == "checkpoints" else run.parent
+    return Path("runs") / f"mlflow-{run}"
+
+
+def _reference(arguments: list[str]) -> None:
+    parser = ArgumentParser(
+        "dpinn reference", description="Compute and cache the reference solution of a problem."
+    )
+    parser.add_argument("name", help="burgers, ... or a class path such as my_pde.AllenCahn")
+    parser.add_argument("--quick", action="store_true", help="a coarse one, in seconds")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+
+    from dpinn.problems import problem_by_name
+    from dpinn.reference import Reference, reference_path
+    from dpinn.report import reference_of
+
+    problem = problem_by_name(options.name)
+    source = problem.reference()
+    started = time.perf_counter()
+    dataset = reference_of(problem, quick=options.quick)
+    if dataset is None or source is None:
+        raise DpinnError(f"{type(problem).__name__} has no reference solution")
+    path = reference_path(source, options.quick) if isinstance(source, Reference) else Path(source)
+    result = {
+        "path": str(path),
+        "error_estimate": float(dataset.attrs["error_estimate"]),
+        "seconds": time.perf_counter() - started,
+    }
+    text = "\n".join(
+        [
+            f"{problem.name}: {dataset.attrs.get('solver', 'from a file')}",
+            f"  grid            {' x '.join(f'{n} {d}' for d, n in dataset.sizes.items())}",
+            f"  error estimate  {result['error_estimate']:.1e} (relative L2)",
+            f"  path            {path}",
+        ]
+    )
+    _answer(options, result, text)
+
+
+def _answer(options: Namespace, result: dict[str, Any], text: str) -> None:
+    if options.json:
+        # JSON has no NaN: what is not known is null.
+        plain = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in result.items()
+        }
+        print(json.dumps(plain))
+    else:
+        print(text)
+
+
+def _known_cause(error: Exception) -> str | None:
+    """The sentence for errors of libraries that only the user can put right."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OSError) and error.strerror:
+        name = f" {error.filename}" if error.filename else ""
+        return f"{error.strerror}:{name}" if name else error.strerror
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return f"out of memory; lower data.batch ({lines[0] if lines else 'no details'})"
+    return None
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: Any = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """Our own warnings are one line; those of libraries keep their place."""
+    if issubclass(category, DpinnWarning):
+        print(f"dpinn: warning: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+def _fail(sentence: str, code: int = 1) -> None:
+    print(f"dpinn: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,8 @@
+"""Training under Lightning: the module, the data, the record of a run, the command line."""
+
+from dpinn.train.data import Collocations
+from dpinn.train.module import PINNTraining
+from dpinn.train.recording import Recorder
+from dpinn.train.strategies import ReplicatedStrategy
+
+__all__ = ["Collocations", "PINNTraining", "Recorder", "ReplicatedStrategy"]

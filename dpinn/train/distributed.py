@@ -1,0 +1,48 @@
+"""Sums over ranks that cost nothing in a single process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def is_distributed() -> bool:
+    """Whether several ranks train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in a tensor of its own."""
+    if not is_distributed():
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
+    """Add up the gradients of all ranks in place, in one flat buffer of a fixed order.
+
+    One buffer in one order sums the same way in every step, which DDP's buckets do not: they
+    are laid anew after the first step, so that a resumed run would differ.
+    """
+    if not is_distributed():
+        return
+    gradients = [
+        torch.zeros_like(p) if p.grad is None else p.grad for p in parameters if p.requires_grad
+    ]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    parts = flat.split([g.numel() for g in gradients])
+    for parameter, part in zip((p for p in parameters if p.requires_grad), parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
+    """Give every rank what rank 0 holds."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor.data, 0)

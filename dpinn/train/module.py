@@ -1,0 +1,306 @@
+"""The Lightning module: one optimizer step of a PINN, from points to parameters."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.loss import FixedWeights, ResidualSums, TermLayout, TermWeights, causal_weights
+from dpinn.nn import PINN, physics_informed_initialization
+from dpinn.nn.pinn import NetworkFactory
+from dpinn.optim import SOAP, ScheduleFree, WarmupExponentialDecay, needs_second_backward
+from dpinn.problem import Problem
+from dpinn.sampling import rank_slice
+from dpinn.train.compiling import CompileMode, compile_loss, decide
+from dpinn.train.data import Collocations, StepBatch
+from dpinn.train.distributed import all_reduce_gradients, all_reduce_sum, broadcast_from_first
+
+
+class PINNTraining(LightningModule):
+    """Trains a PINN by manual optimization, several optimizer steps a Lightning batch.
+
+    Args:
+        problem: the PDE.
+        network: a class path; called with the numbers of embedded coordinates and fields.
+        optimizer: a class path; called with the named parameters.
+        schedule: factor on the learning rate by step; null keeps the rate constant.
+        weights: of the loss terms.
+        causal_tolerance: ε of the causal weights; used when the data has more than one chunk.
+        clip: largest norm of the whole gradient; null does not clip.
+        initialize: fit the last layer to the initial condition before the first step.
+        compile: compile the whole loss; ``auto`` does where the run is long enough to gain.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: NetworkFactory,
+        optimizer: OptimizerCallable = SOAP,
+        schedule: WarmupExponentialDecay | None = None,
+        weights: TermWeights | None = None,
+        causal_tolerance: float = 1.0,
+        clip: float | None = 1.0,
+        initialize: bool = True,
+        compile: CompileMode = "auto",
+    ):
+        super().__init__()
+        if clip is not None and clip <= 0:
+            raise DpinnError(f"clip {clip} must be above 0; use null for none")
+        if causal_tolerance < 0:
+            raise DpinnError(f"causal_tolerance {causal_tolerance} must not be negative")
+        self.automatic_optimization = False
+        self.problem = problem
+        self.pinn = PINN(problem, network)
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.weighting = weights or FixedWeights()
+        self.causal_tolerance = causal_tolerance
+        self.clip = clip
+        self.initialize = initialize
+        self.compile_mode = compile
+        self.compiled: bool | None = None
+        self.fit_of_start: float | None = None
+        start = self.weighting.initial(problem.terms)
+        self.term_weights: Tensor
+        self.register_buffer("term_weights", start)
+
+    # --- set-up ---------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer over all parameters by name, so that its state can be keyed by name."""
+        optimizer = self.optimizer_factory(list(self.pinn.named_parameters()))
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        """Start from the initial condition, alike on every rank, and compile where decided."""
+        data = self._data
+        self.layout = TermLayout.build(data.collocation)
+        if self.compiled is None and self.initialize:
+            self.fit_of_start = physics_informed_initialization(self.pinn, self.problem)
+        broadcast_from_first(list(self.parameters()))
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        offset, _ = rank_slice(data.collocation.batch, rank, world_size)
+        sums = ResidualSums(self.pinn, self.problem, data.collocation, offset)
+        self._dry_run(sums, rank, world_size)
+        if self.compiled is None:
+            self.compiled = self._decide_compile()
+        self.sums: Callable[[Mapping[str, Tensor]], Tensor]
+        self.sums = compile_loss(sums) if self.compiled else sums
+
+    def _decide_compile(self) -> bool:
+        if needs_second_backward(self._optimizer):
+            if self.compile_mode == "on":
+                name = type(self._optimizer).__name__
+                warnings.warn(f"{name} differentiates the gradient, which cannot be compiled: "
+                              "the loss runs eagerly", DpinnWarning, stacklevel=2)  # fmt: skip
+            return False
+        taylor = self.pinn.taylor
+        return decide(self.compile_mode, self.trainer.max_steps, self.device, taylor)
+
+    def _dry_run(self, sums: ResidualSums, rank: int, world_size: int) -> None:
+        """One eager call on the first step's points, where mistakes show as sentences."""
+        points = self._data.collocation.batch_at(
+            0,
+            rank=rank,
+            world_size=world_size,
+            device=self.device,
+            dtype=next(self.pinn.parameters()).dtype,
+        )
+        with torch.no_grad():
+            means = self._term_losses(sums(points))
+        self._require_finite(torch.stack(means)[None], torch.zeros(1), self.trainer.global_step)
+
+    # --- a step ---------------------------------------------------------------------------
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Take the inner steps of a batch, then look once whether all numbers are finite."""
+        if batch.first != self.global_step:
+            raise RuntimeError(f"points of step {batch.first} came at step {self.global_step}")
+        terms, norms = [], []
+        for k, points in enumerate(batch.points, start=1):
+            term_losses, norm = self._optimizer_step(points, timed=k == len(batch.points))
+            terms.append(term_losses)
+            norms.append(norm)
+        stacked, stacked_norms = torch.stack(terms), torch.stack(norms)
+        self._require_finite(stacked, stacked_norms, batch.first)
+        self.last_terms, self.last_norm = stacked[-1], stacked_norms[-1]
+
+    def _optimizer_step(self, points: Mapping[str, Tensor], timed: bool) -> tuple[Tensor, Tensor]:
+        """One step; returns the unweighted term losses and the norm of the gradient."""
+        step = self.global_step
+        optimizer = self._optimizer
+        self._set_learning_rate(optimizer, step)
+        if self.weighting.due(step):
+            self._update_term_weights(points)
+        create_graph = needs_second_backward(optimizer)
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        loss_seconds = 0.0
+
+        def closure() -> Tensor:
+            nonlocal loss_seconds
+            started = self._clock(timed)
+            optimizer.zero_grad(set_to_none=True)
+            sums = self.sums(points)
+            coefficients, total = self._coefficients(all_reduce_sum(sums.detach()))
+            self.manual_backward((sums * coefficients).sum(), create_graph=create_graph)
+            all_reduce_gradients(list(self.pinn.parameters()))
+            seen.append((torch.stack(self._term_losses(self._global_sums)), self._clip()))
+            loss_seconds += self._clock(timed) - started
+            return total
+
+        started = self._clock(timed)
+        self.optimizers().step(closure=closure)  # type: ignore[union-attr]
+        if timed:
+            self.optimizer_ms = (self._clock(timed) - started - loss_seconds) * 1e3
+        return seen[0]
+
+    def _clock(self, timed: bool) -> float:
+        """Seconds; a GPU is waited for only where the time is used."""
+        if timed and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _coefficients(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """What each sum is multiplied with in the loss, and the loss, from the global sums."""
+        self._global_sums = sums
+        means = self.layout.means(sums)
+        weights = self.term_weights.to(sums)
+        causal = self._causal_weights(means)
+        pieces = []
+        for k, mean in enumerate(means):
+            share = weights[k] / (self.layout.counts[k] * len(mean))
+            chunk_weights = causal if self.layout.causal[k] else torch.ones_like(mean)
+            pieces.append(share * chunk_weights)
+        coefficients = torch.cat(pieces)
+        return coefficients, (coefficients * sums).sum()
+
+    def _causal_weights(self, means: list[Tensor]) -> Tensor:
+        interior = [m for m, c in zip(means, self.layout.causal, strict=True) if c]
+        self.last_causal = causal_weights(interior, self.causal_tolerance)
+        return self.last_causal
+
+    def _term_losses(self, sums: Tensor) -> list[Tensor]:
+        return [mean.mean() for mean in self.layout.means(sums)]
+
+    def _clip(self) -> Tensor:
+        parameters = [p for p in self.pinn.parameters() if p.grad is not None]
+        limit = float("inf") if self.clip is None else self.clip
+        return torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
+
+    def _update_term_weights(self, points: Mapping[str, Tensor]) -> None:
+        """Give the strategy the global norms of the terms' own gradients."""
+        sums = self.sums(points)
+        coefficients, _ = self._coefficients(all_reduce_sum(sums.detach()))
+        parameters = [p for p in self.pinn.parameters() if p.requires_grad]
+        norms = []
+        weighted = self.layout.split(sums * coefficients)
+        for k, part in enumerate(weighted):
+            gradients = torch.autograd.grad(
+                part.sum(),
+                parameters,
+                retain_graph=k + 1 < len(weighted),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            flat = all_reduce_sum(torch.cat([g.reshape(-1) for g in gradients]))
+            norms.append(flat.norm() / self.term_weights[k])
+        new = self.weighting.update(self.term_weights, torch.stack(norms))
+        if not bool(torch.isfinite(new).all()):
+            names = dict(zip(self.layout.names, new.tolist(), strict=True))
+            raise DpinnError(f"term weights are not finite at step {self.global_step}: {names}")
+        self.term_weights.copy_(new)
+
+    def _set_learning_rate(self, optimizer: Optimizer, step: int) -> None:
+        factor = 1.0 if self.schedule is None else self.schedule.factor(step)
+        for group, base in zip(optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+
+    def _require_finite(self, terms: Tensor, norms: Tensor, first: int) -> None:
+        """Stop at the first step whose loss or gradient is not finite, and say which.
+
+        Args:
+            terms: term losses, ``steps x terms``.
+            norms: gradient norms, ``steps``.
+            first: number of the first of these steps.
+        """
+        finite = torch.isfinite(terms).all(1) & torch.isfinite(norms).to(terms.device)
+        if bool(finite.all()):
+            return
+        at = int((~finite).nonzero()[0])
+        bad = ~torch.isfinite(terms[at])
+        if bool(bad.any()):
+            k = int(bad.nonzero()[0])
+            what = f"the loss term {self.problem.terms[k]!r} is {float(terms[at, k])}"
+        else:
+            names = [
+                name
+                for name, p in self.pinn.named_parameters()
+                if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+            ]
+            what = f"the gradient of {names[0] if names else 'the loss'} is not finite"
+        raise DpinnError(
+            f"{what} at step {first + at}; lower the learning rate, or look at the residual for a "
+            "division by zero"
+        )
+
+    # --- evaluation and state -------------------------------------------------------------
+
+    @contextmanager
+    def evaluation(self) -> Iterator[PINN]:
+        """The network at the averaged point, if the optimizer averages; gradients off."""
+        with torch.no_grad():
+            optimizer = self._optimizer if self._trainer is not None else None
+            if isinstance(optimizer, ScheduleFree):
+                with optimizer.evaluation():
+                    yield self.pinn
+            else:
+                yield self.pinn
+
+    def metrics(self) -> dict[str, float]:
+        """What a log line holds, by path name; one transfer from the device."""
+        groups = self._optimizer.param_groups
+        names = [f"loss/{n}" for n in self.layout.names]
+        weights = [f"weight/{n}" for n in self.layout.names]
+        _, total = self._coefficients(self._global_sums)
+        numbers = torch.cat(
+            [
+                self.last_terms.double(),
+                self.term_weights.double(),
+                torch.stack(
+                    [total.double(), self.last_norm.double(), self.last_causal.amin().double()]
+                ),
+            ]
+        ).tolist()
+        keys = [*names, *weights, "loss/total", "gradient/norm", "causal/min"]
+        return dict(zip(keys, numbers, strict=True)) | {"learning_rate": float(groups[0]["lr"])}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the solution's weights and what the run decided."""
+        with self.evaluation():
+            solution = {k: v.detach().clone() for k, v in self.pinn.state_dict().items()}
+        checkpoint["solution"] = solution
+        checkpoint["compiled"] = self.compiled
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A resumed run computes as it began."""
+        self.compiled = checkpoint["compiled"]
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        return self.trainer.optimizers[0]
+
+    @property
+    def _data(self) -> Collocations:
+        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]

@@ -1,0 +1,260 @@
+"""The record of a run: its folder, its checkpoints, its metrics in MLflow, its report."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from dpinn.analysis import evaluate, thin_out
+from dpinn.errors import DpinnError
+from dpinn.report import reference_of, report, summary
+from dpinn.run_files import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RUNS,
+    History,
+    new_run_folder,
+    write_atomically,
+)
+from dpinn.solution import load
+from dpinn.track import MLflowRun, device_description, environment
+from dpinn.train.module import PINNTraining
+from dpinn.train.progress import TrainingProgress
+
+WATCHED_POINTS = 20_000
+"""Points of the reference grid at which the error is watched; enough for two digits."""
+
+
+class Recorder(Callback):
+    """Keeps the record of a run, on rank 0; checkpoints are saved by all ranks together.
+
+    Every interval is in optimizer steps and a multiple of the data's `inner_steps`.
+
+    Args:
+        experiment: of MLflow; the problem's name where nothing is said.
+        output: folder in which the run gets a folder of its own.
+        log_every: steps between two logged metrics.
+        evaluate_every: steps between two errors against the reference.
+        checkpoint_every: steps between two checkpoints.
+        mlflow: track the run in MLflow.
+    """
+
+    def __init__(
+        self,
+        experiment: str | None = None,
+        output: str = RUNS,
+        log_every: int = 100,
+        evaluate_every: int = 500,
+        checkpoint_every: int = 500,
+        mlflow: bool = True,
+    ):
+        self.experiment = experiment
+        self.output = Path(output)
+        self.log_every = log_every
+        self.evaluate_every = evaluate_every
+        self.checkpoint_every = checkpoint_every
+        self.mlflow = mlflow
+        self.config = ""
+        self.folder: Path | None = None
+        self.result: dict[str, Any] | None = None
+        self._run: MLflowRun | None = None
+        self._run_id: str | None = None
+        self._history: History | None = None
+        self._watched: xr.Dataset | None = None
+        self._seconds_before = 0.0
+
+    # --- the state that a checkpoint carries ----------------------------------------------
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what `dpinn.load` and a resumed run need."""
+        checkpoint["run"] = {
+            "config": self.config,
+            "seconds": self._seconds(),
+            "device": self._device(pl_module),
+            "seed": trainer.datamodule.collocation.seed,  # type: ignore[attr-defined]
+            "mlflow_run_id": self._run_id,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on with the same folder and the same MLflow run."""
+        path = Path(str(trainer.ckpt_path))
+        run = checkpoint.get("run", {})
+        if path.parent.name == Path(CHECKPOINT).parent.name:
+            self.folder = path.parent.parent
+        self._run_id = run.get("mlflow_run_id")
+        self._seconds_before = float(run.get("seconds", 0.0))
+
+    # --- the course of a run --------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the intervals before anything is written."""
+        inner = trainer.datamodule.inner_steps  # type: ignore[attr-defined]
+        intervals = {
+            "trainer.max_steps": trainer.max_steps,
+            "tracking.log_every": self.log_every,
+            "tracking.evaluate_every": self.evaluate_every,
+            "tracking.checkpoint_every": self.checkpoint_every,
+            "model.weights.every": getattr(pl_module.weighting, "every", inner),
+        }
+        for name, steps in intervals.items():
+            if not isinstance(steps, int) or steps < 1 or steps % inner:
+                raise DpinnError(
+                    f"{name} is {steps}; it must be a positive multiple of data.inner_steps, {inner}"
+                )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the folder and the MLflow run; nothing was written before."""
+        assert isinstance(pl_module, PINNTraining)
+        self._started = self._last_log = time.monotonic()
+        self._last_step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        reference = reference_of(pl_module.problem)
+        self._watched = None if reference is None else thin_out(reference, WATCHED_POINTS)
+        self._open(trainer, pl_module)
+        self._started = self._last_log = time.monotonic()
+
+    def _open(self, trainer: Trainer, module: PINNTraining) -> None:
+        fresh = self.folder is None
+        if self.folder is None:
+            self.folder = new_run_folder(self.output, module.problem.name)
+        try:
+            text = self.config.encode()
+            write_atomically(self.folder / CONFIG, lambda file: file.write(text))
+            self._history = History(self.folder / METRICS, until=trainer.global_step)
+            if self.mlflow:
+                self._start_mlflow(trainer, module)
+        except DpinnError:
+            if fresh:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _start_mlflow(self, trainer: Trainer, module: PINNTraining) -> None:
+        assert self.folder is not None
+        experiment = self.experiment or module.problem.name
+        self._run = MLflowRun.start(experiment, self.folder.name, self._run_id)
+        self._run_id = self._run.run_id
+        configuration = yaml.safe_load(self.config) or {}
+        self._run.log_params(configuration)
+        data = trainer.datamodule.collocation  # type: ignore[attr-defined]
+        tags = environment() | {
+            "device": self._device(module),
+            "problem": module.problem.name,
+            "precision": str(trainer.precision),
+            "precision/matmul": torch.get_float32_matmul_precision(),
+            "world_size": str(trainer.world_size),
+            "global_batch": str(data.batch),
+            "compiled": str(module.compiled).lower(),
+            "run_folder": str(self.folder),
+        }
+        self._run.set_tags(tags)
+        self._run.log_text(self.config, CONFIG)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log, evaluate and save when it is time, in this order."""
+        assert isinstance(pl_module, PINNTraining)
+        step, last = trainer.global_step, trainer.global_step >= trainer.max_steps
+        logs, evaluates = step % self.log_every == 0, step % self.evaluate_every == 0
+        if trainer.is_global_zero and (logs or evaluates or last):
+            row = {"step": step} | self._metrics(pl_module, step)
+            if (evaluates or last) and self._watched is not None:
+                row |= self._errors(pl_module)
+            self._log(trainer, row)
+        if step % self.checkpoint_every == 0 or last:
+            if self._run is not None:
+                # What a checkpoint has behind it is not logged again by a resumed run.
+                self._run.flush()
+            folder = trainer.strategy.broadcast(self.folder)
+            trainer.save_checkpoint(folder / CHECKPOINT)
+
+    def _metrics(self, module: PINNTraining, step: int) -> dict[str, float]:
+        now = time.monotonic()
+        steps = max(1, step - self._last_step)
+        row = module.metrics()
+        row["time/step_ms"] = (now - self._last_log) / steps * 1e3
+        row["time/optimizer_ms"] = module.optimizer_ms
+        row["memory/peak_gb"] = _peak_memory_gb(module.device)
+        self._last_log, self._last_step = now, step
+        return row
+
+    def _errors(self, module: PINNTraining) -> dict[str, float]:
+        assert self._watched is not None
+        with module.evaluation() as pinn:
+            found = evaluate(pinn, tuple(module.problem.fields), self._watched)
+        return {f"error/{field}": error for field, error in found.errors.items()}
+
+    def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
+        assert self._history is not None
+        self._history.append(row)
+        metrics = {k: v for k, v in row.items() if k != "step"}
+        if self._run is not None:
+            self._run.log_metrics(metrics, step=int(row["step"]))
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, TrainingProgress):
+            bar.shown["loss"] = metrics["loss/total"]
+            errors = {k: v for k, v in metrics.items() if k.startswith("error/")}
+            bar.shown |= {k.replace("/", " "): v for k, v in errors.items()}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report what was reached, from the checkpoint as anybody else would load it."""
+        if not trainer.is_global_zero or self.folder is None:
+            return
+        if trainer.global_step < trainer.max_steps:
+            return  # interrupted: on_exception closes the run
+        self.result = report(load(self.folder), self.folder)
+        if self._run is not None:
+            finals = {k: v for k, v in self.result.items() if k.startswith("residual/")}
+            finals |= {k.replace("error/", "final_error/"): v for k, v in self.result.items()
+                       if k.startswith("error/")}  # fmt: skip
+            if "reference_error" in self.result:
+                finals["reference_error"] = self.result["reference_error"]
+            self._run.log_metrics(finals, step=trainer.global_step)
+            for figure in self.result["figures"]:
+                self._run.log_file(figure, "figures")
+            self._run.log_file(self.folder / "evaluation.json")
+            self._run.log_file(self.folder / CHECKPOINT, "checkpoints")
+            self._run.finish("FINISHED")
+        print(summary(self.result), flush=True)
+        if self._run is not None:
+            print(f"  MLflow      {self._run.url}", flush=True)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Close the MLflow run with the status that fits."""
+        if self._run is not None:
+            stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
+            self._run.finish("KILLED" if stopped else "FAILED")
+        if self.folder is not None and (self.folder / CHECKPOINT).exists():
+            print(f"resume with: dpinn fit --resume {self.folder}", file=sys.stderr)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _device(self, module: LightningModule) -> str:
+        if module.device.type == "cuda":
+            return device_description()
+        return f"{device_description()}, {torch.get_num_threads()} threads"
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib * 1024 / 1e9
