@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def report(solution: Solution, folder: Path) -> dict[str, Any]:
 def summary(result: dict[str, Any]) -> str:
     """The result of `report` as lines for a person."""
     lines = [
-        f"{result['problem']}: {result['steps']} steps in {result['seconds']:.0f} s on {result['device']}"
+        f"{result['problem']}: {result['steps']} steps in {result['seconds']:.0f} s "
+        f"on {result['device']}"
     ]
     own = result.get("reference_error")
     errors = {k: v for k, v in result.items() if k.startswith("error/")}
@@ -135,7 +137,7 @@ def _figures(
     paths = []
     for name, picture in pictures.items():
         path = folder / FIGURES / name
-        write_atomically(path, lambda file, p=picture: p.savefig(file, format="png", dpi=150))
+        write_atomically(path, partial(picture.savefig, format="png", dpi=150))
         paths.append(str(path))
     return paths
 

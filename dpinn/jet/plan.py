@@ -41,7 +41,8 @@ def multi_index(names: Iterable[str], coordinates: Sequence[str]) -> MultiIndex:
         raise ValueError(f"{unknown[0]!r} is no coordinate; use one of {', '.join(coordinates)}")
     if len(names) > MAX_ORDER:
         raise ValueError(
-            f"the derivative {''.join(names)} has order {len(names)}; up to {MAX_ORDER} are supported"
+            f"the derivative {''.join(names)} has order {len(names)}; "
+            f"orders up to {MAX_ORDER} are supported"
         )
     return tuple(names.count(c) for c in coordinates)
 

@@ -32,9 +32,9 @@ def physics_informed_initialization(pinn: PINN, problem: Problem) -> float | Non
         The relative residual of the fit, or None where there is nothing to fit: no such
         term, or a network without a ``last`` linear layer and ``features``.
     """
-    network = pinn.network
-    last = getattr(network, "last", None)
-    if not (isinstance(last, nn.Linear) and hasattr(network, "features")):
+    last = getattr(pinn.network, "last", None)
+    features_of = getattr(pinn.network, "features", None)
+    if not isinstance(last, nn.Linear) or not callable(features_of):
         return None
     points = _spread_points(problem)
     system = _affine_system(problem, points)
@@ -43,7 +43,7 @@ def physics_informed_initialization(pinn: PINN, problem: Problem) -> float | Non
     coefficients, constants = system
     with torch.no_grad():
         moved = points.to(last.weight)
-        features = network.features(pinn.embedding(moved)).to(torch.float64).cpu()
+        features = features_of(pinn.embedding(moved)).to(torch.float64).cpu()
         if last.bias is not None:
             last.bias.zero_()
         # Row (term, point), column (field, feature): coefficient times feature.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from dpinn.nn.embeddings import FourierFeatures
@@ -40,9 +42,7 @@ class MLP(nn.Module):
             self.embedding = FourierFeatures(inputs, fourier_features, fourier_scale)
             inputs = fourier_features
         sizes = [inputs] + [width] * depth
-        self.layers = nn.ModuleList(
-            linear(a, b, factorized) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(linear(a, b, factorized) for a, b in pairwise(sizes))
         self.last = nn.Linear(sizes[-1], outputs, bias=False)
         nn.init.xavier_normal_(self.last.weight)
 

@@ -44,10 +44,7 @@ class PINN(nn.Module):
 
     def fields(self, points: Tensor, plan: DerivativePlan) -> dict[str, Field]:
         """The fields with the derivatives of a plan at ``N x coordinates`` points."""
-        if self.taylor:
-            jet = self(Jet.seed(points, plan))
-        else:
-            jet = autograd_jet(self, points, plan)
+        jet = self(Jet.seed(points, plan)) if self.taylor else autograd_jet(self, points, plan)
         return fields_of(jet, self.field_names)
 
     def _check(self, problem: Problem) -> None:
@@ -56,7 +53,7 @@ class PINN(nn.Module):
         if parameter is None:
             raise DpinnError(f"{type(self.network).__name__} has no parameters to train")
         low, high = (torch.tensor(b) for b in (problem.domain.lower(), problem.domain.upper()))
-        points = (low + torch.rand(7, len(low)) * (high - low)).to(parameter)
+        points = (low + torch.linspace(0.05, 0.95, 7)[:, None] * (high - low)).to(parameter)
         with torch.no_grad():
             shape = tuple(self(points).shape)
         expected = (7, len(self.field_names))

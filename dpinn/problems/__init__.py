@@ -30,4 +30,4 @@ def problem_by_name(name: str) -> Problem:
             f"there is no problem {name}; use one of {', '.join(known)}, or a class path such as "
             "my_pde.AllenCahn"
         ) from error
-    return found()  # type: ignore[no-any-return]
+    return found()

@@ -51,7 +51,8 @@ class Collocation:
             below = self.batch // self.chunks * self.chunks
             choices = " or ".join(str(n) for n in (below, below + self.chunks) if n)
             raise DpinnError(
-                f"batch {self.batch} does not divide into {self.chunks} causal chunks; use {choices}"
+                f"batch {self.batch} does not divide into {self.chunks} causal chunks; "
+                f"use {choices}"
             )
         if self.chunks > 1 and TIME not in self.problem.domain.coordinates:
             raise DpinnError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15

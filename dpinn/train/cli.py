@@ -119,17 +119,12 @@ def _resumed(arguments: list[str]) -> list[str]:
 
 def _quieten() -> None:
     """Silence advice of Lightning that does not apply: there are no epochs and no data files."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*Starting from v1.9.0.*",
-        ".*`IterableDataset` has `__len__`.*",
         ".*resuming from a checkpoint that ended before the epoch.*",
         ".*isn't a stateful dataloader.*",
-        ".*no `val_dataloader`.*",
-        ".*LightningDataModule has not been.*",
-        ".*Checkpoint directory .* exists.*",
-        ".*treespec.*",
+        ".*LightningCLI's args parameter.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -67,6 +66,7 @@ class Collocations(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> StepBatch:
         """Make the points on the device that trains."""
         first = int(batch)
+        assert self.trainer is not None
         module = self.trainer.lightning_module
         points = [
             self.collocation.batch_at(
@@ -81,15 +81,15 @@ class Collocations(LightningDataModule):
         return StepBatch(first, points)
 
 
-class _Steps(IterableDataset[Tensor]):
+class _Steps(IterableDataset[int]):
     """0, k, 2k, ... for ever, beginning at the trainer's step."""
 
     def __init__(self, data: Collocations):
         self.data = data
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[int]:
         assert self.data.trainer is not None
         step = self.data.trainer.global_step
         while True:
-            yield torch.tensor(step)
+            yield step
             step += self.data.inner_steps

@@ -303,4 +303,4 @@ class PINNTraining(LightningModule):
 
     @property
     def _data(self) -> Collocations:
-        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]

@@ -113,7 +113,8 @@ class Recorder(Callback):
         for name, steps in intervals.items():
             if not isinstance(steps, int) or steps < 1 or steps % inner:
                 raise DpinnError(
-                    f"{name} is {steps}; it must be a positive multiple of data.inner_steps, {inner}"
+                    f"{name} is {steps}; it must be a positive multiple of data.inner_steps, "
+                    f"{inner}"
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,7 +181,7 @@ class Recorder(Callback):
             if self._run is not None:
                 # What a checkpoint has behind it is not logged again by a resumed run.
                 self._run.flush()
-            folder = trainer.strategy.broadcast(self.folder)
+            folder = Path(trainer.strategy.broadcast(str(self.folder)))
             trainer.save_checkpoint(folder / CHECKPOINT)
 
     def _metrics(self, module: PINNTraining, step: int) -> dict[str, float]:
