@@ -69,6 +69,7 @@ class PINNTraining(LightningModule):
         self.initialize = initialize
         self.compile_mode = compile
         self.compiled: bool | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []  # term losses and gradient norm per step
         self.fit_of_start: float | None = None
         start = self.weighting.initial(problem.terms)
         self.term_weights: Tensor
@@ -118,8 +119,9 @@ class PINNTraining(LightningModule):
             dtype=next(self.pinn.parameters()).dtype,
         )
         with torch.no_grad():
-            means = self._term_losses(sums(points))
-        self._require_finite(torch.stack(means)[None], torch.zeros(1), self.trainer.global_step)
+            losses = self._term_losses(all_reduce_sum(sums(points)))
+        self._seen = [(losses, torch.zeros_like(losses[0]))]
+        self._require_finite(self.trainer.global_step)
 
     # --- a step ---------------------------------------------------------------------------
 
@@ -127,25 +129,26 @@ class PINNTraining(LightningModule):
         """Take the inner steps of a batch, then look once whether all numbers are finite."""
         if batch.first != self.global_step:
             raise RuntimeError(f"points of step {batch.first} came at step {self.global_step}")
-        terms, norms = [], []
-        for k, points in enumerate(batch.points, start=1):
-            term_losses, norm = self._optimizer_step(points, timed=k == len(batch.points))
-            terms.append(term_losses)
-            norms.append(norm)
-        stacked, stacked_norms = torch.stack(terms), torch.stack(norms)
-        self._require_finite(stacked, stacked_norms, batch.first)
-        self.last_terms, self.last_norm = stacked[-1], stacked_norms[-1]
+        self._seen = []
+        try:
+            for k, points in enumerate(batch.points, start=1):
+                self._optimizer_step(points, timed=k == len(batch.points))
+        except torch.linalg.LinAlgError:
+            # A decomposition that meets NaN says so in its own words; ours name term and step.
+            self._require_finite(batch.first)
+            raise
+        self._require_finite(batch.first)
+        self.last_terms, self.last_norm = self._seen[-1]
 
-    def _optimizer_step(self, points: Mapping[str, Tensor], timed: bool) -> tuple[Tensor, Tensor]:
-        """One step; returns the unweighted term losses and the norm of the gradient."""
+    def _optimizer_step(self, points: Mapping[str, Tensor], timed: bool) -> None:
+        """One step; notes the unweighted term losses and the norm of the gradient."""
         step = self.global_step
         optimizer = self._optimizer
         self._set_learning_rate(optimizer, step)
         if self.weighting.due(step):
             self._update_term_weights(points)
         create_graph = needs_second_backward(optimizer)
-        seen: list[tuple[Tensor, Tensor]] = []
-
+        index = len(self._seen)
         loss_seconds = 0.0
 
         def closure() -> Tensor:
@@ -153,10 +156,14 @@ class PINNTraining(LightningModule):
             started = self._clock(timed)
             optimizer.zero_grad(set_to_none=True)
             sums = self.sums(points)
-            coefficients, total = self._coefficients(all_reduce_sum(sums.detach()))
+            self._global_sums = all_reduce_sum(sums.detach())
+            coefficients = self._coefficients(self._global_sums, self.term_weights)
+            total = (coefficients * self._global_sums).sum()
             self.manual_backward((sums * coefficients).sum(), create_graph=create_graph)
             all_reduce_gradients(list(self.pinn.parameters()))
-            seen.append((torch.stack(self._term_losses(self._global_sums)), self._clip()))
+            norm = self._clip()
+            if len(self._seen) == index:  # L-BFGS comes here several times a step
+                self._seen.append((self._term_losses(self._global_sums), norm))
             loss_seconds += self._clock(timed) - started
             return total
 
@@ -164,7 +171,6 @@ class PINNTraining(LightningModule):
         self.optimizers().step(closure=closure)  # type: ignore[union-attr]
         if timed:
             self.optimizer_ms = (self._clock(timed) - started - loss_seconds) * 1e3
-        return seen[0]
 
     def _clock(self, timed: bool) -> float:
         """Seconds; a GPU is waited for only where the time is used."""
@@ -172,27 +178,25 @@ class PINNTraining(LightningModule):
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _coefficients(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """What each sum is multiplied with in the loss, and the loss, from the global sums."""
-        self._global_sums = sums
+    def _coefficients(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """What each sum is multiplied with in the loss, from the global sums."""
         means = self.layout.means(sums)
-        weights = self.term_weights.to(sums)
         causal = self._causal_weights(means)
         pieces = []
-        for k, mean in enumerate(means):
-            share = weights[k] / (self.layout.counts[k] * len(mean))
-            chunk_weights = causal if self.layout.causal[k] else torch.ones_like(mean)
-            pieces.append(share * chunk_weights)
-        coefficients = torch.cat(pieces)
-        return coefficients, (coefficients * sums).sum()
+        for mean, weight, count, is_causal in zip(
+            means, weights.to(sums), self.layout.counts, self.layout.causal, strict=True
+        ):
+            chunk_weights = causal if is_causal else torch.ones_like(mean)
+            pieces.append(weight / (count * len(mean)) * chunk_weights)
+        return torch.cat(pieces)
 
     def _causal_weights(self, means: list[Tensor]) -> Tensor:
         interior = [m for m, c in zip(means, self.layout.causal, strict=True) if c]
         self.last_causal = causal_weights(interior, self.causal_tolerance)
         return self.last_causal
 
-    def _term_losses(self, sums: Tensor) -> list[Tensor]:
-        return [mean.mean() for mean in self.layout.means(sums)]
+    def _term_losses(self, sums: Tensor) -> Tensor:
+        return torch.stack([mean.mean() for mean in self.layout.means(sums)])
 
     def _clip(self) -> Tensor:
         parameters = [p for p in self.pinn.parameters() if p.grad is not None]
@@ -202,20 +206,21 @@ class PINNTraining(LightningModule):
     def _update_term_weights(self, points: Mapping[str, Tensor]) -> None:
         """Give the strategy the global norms of the terms' own gradients."""
         sums = self.sums(points)
-        coefficients, _ = self._coefficients(all_reduce_sum(sums.detach()))
+        unweighted = torch.ones_like(self.term_weights)
+        coefficients = self._coefficients(all_reduce_sum(sums.detach()), unweighted)
         parameters = [p for p in self.pinn.parameters() if p.requires_grad]
         norms = []
-        weighted = self.layout.split(sums * coefficients)
-        for k, part in enumerate(weighted):
+        losses = [part.sum() for part in self.layout.split(sums * coefficients)]
+        for k, loss in enumerate(losses):
             gradients = torch.autograd.grad(
-                part.sum(),
+                loss,
                 parameters,
-                retain_graph=k + 1 < len(weighted),
+                retain_graph=k + 1 < len(losses),
                 allow_unused=True,
                 materialize_grads=True,
             )
             flat = all_reduce_sum(torch.cat([g.reshape(-1) for g in gradients]))
-            norms.append(flat.norm() / self.term_weights[k])
+            norms.append(flat.norm())
         new = self.weighting.update(self.term_weights, torch.stack(norms))
         if not bool(torch.isfinite(new).all()):
             names = dict(zip(self.layout.names, new.tolist(), strict=True))
@@ -227,15 +232,15 @@ class PINNTraining(LightningModule):
         for group, base in zip(optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
 
-    def _require_finite(self, terms: Tensor, norms: Tensor, first: int) -> None:
-        """Stop at the first step whose loss or gradient is not finite, and say which.
+    def _require_finite(self, first: int) -> None:
+        """Stop at the first inner step whose loss or gradient is not finite, and say which.
 
         Args:
-            terms: term losses, ``steps x terms``.
-            norms: gradient norms, ``steps``.
-            first: number of the first of these steps.
+            first: number of the first of the inner steps.
         """
-        finite = torch.isfinite(terms).all(1) & torch.isfinite(norms).to(terms.device)
+        terms = torch.stack([losses for losses, _ in self._seen])
+        norms = torch.stack([norm for _, norm in self._seen])
+        finite = torch.isfinite(terms).all(1) & torch.isfinite(norms)
         if bool(finite.all()):
             return
         at = int((~finite).nonzero()[0])
@@ -273,7 +278,8 @@ class PINNTraining(LightningModule):
         groups = self._optimizer.param_groups
         names = [f"loss/{n}" for n in self.layout.names]
         weights = [f"weight/{n}" for n in self.layout.names]
-        _, total = self._coefficients(self._global_sums)
+        coefficients = self._coefficients(self._global_sums, self.term_weights)
+        total = (coefficients * self._global_sums).sum()
         numbers = torch.cat(
             [
                 self.last_terms.double(),

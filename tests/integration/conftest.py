@@ -1,0 +1,235 @@
+"""Real ``dpinn`` processes in folders of their own, on tiny networks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+PATIENCE_S = 300.0
+"""Nothing here takes a tenth of it on an idle machine."""
+
+TINY: dict[str, Any] = {
+    "problem": "dpinn.problems.Wave",
+    "model": {
+        "network": {"class_path": "dpinn.nn.PirateNet", "init_args": {"width": 8, "blocks": 1}},
+        "optimizer": {"class_path": "dpinn.optim.SOAP", "init_args": {"lr": 1.0e-3}},
+        "compile": "off",
+    },
+    "data": {"batch": 64, "chunks": 4, "inner_steps": 5},
+    "trainer": {"max_steps": 20},
+    "tracking": {
+        "log_every": 5,
+        "evaluate_every": 10,
+        "checkpoint_every": 10,
+        "mlflow": False,
+    },
+}
+"""A training of a second, the report included."""
+
+
+@dataclass
+class Outcome:
+    """How a process ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def sentence(self) -> str:
+        """The one line on standard error that tells what is wrong, once it is the only one."""
+        assert self.returncode not in (0, -signal.SIGKILL), (self.stdout, self.stderr)
+        lines = self.stderr.strip().splitlines()
+        assert len(lines) == 1, self.stderr
+        assert lines[0].startswith("dpinn: "), self.stderr
+        return lines[0].removeprefix("dpinn: ")
+
+
+@dataclass
+class Started:
+    """A process that runs."""
+
+    pid: int
+    wait: Callable[[], Outcome]
+
+    def kill(self, sign: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, sign)
+
+
+class ForkServer:
+    """Starts processes; see ``fork_server.py``."""
+
+    def __init__(self, scratch: Path, environment: dict[str, str]):
+        self.scratch = scratch
+        self.count = 0
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        )
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the fork server is gone"
+        return json.loads(answer)
+
+    def start(self, folder: Path, arguments: list[str], environment: dict[str, str]) -> Started:
+        self.count += 1
+        files = {k: self.scratch / f"{self.count}.{k}" for k in ("stdout", "stderr")}
+        request = {"folder": str(folder), "arguments": arguments, "environment": environment}
+        pid = self.ask(request | {k: str(v) for k, v in files.items()})["pid"]
+
+        def wait() -> Outcome:
+            code = self.ask({"wait": pid})["returncode"]
+            return Outcome(code, files["stdout"].read_text(), files["stderr"].read_text())
+
+        return Started(pid, wait)
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What every process of these tests gets: one thread, a cache of references of its own."""
+    return {
+        "DPINN_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_and_own_cache(environment: dict[str, str]) -> Iterator[None]:
+    before = os.environ.get("DPINN_CACHE"), torch.get_num_threads()
+    os.environ["DPINN_CACHE"] = environment["DPINN_CACHE"]
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before[1])
+    if before[0] is None:
+        del os.environ["DPINN_CACHE"]
+    else:
+        os.environ["DPINN_CACHE"] = before[0]
+
+
+@pytest.fixture(scope="session")
+def fork_server(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> Iterator[ForkServer]:
+    server = ForkServer(tmp_path_factory.mktemp("outputs"), environment)
+    yield server
+    server.stop()
+
+
+@dataclass
+class Workplace:
+    """A folder in which a user works."""
+
+    folder: Path
+    server: ForkServer
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: Any, **environment: str) -> Started:
+        """Start ``dpinn`` with these arguments in the folder."""
+        given = [str(a) for a in arguments]
+        return self.server.start(self.folder, given, self.environment | environment)
+
+    def __call__(self, *arguments: Any, **environment: str) -> Outcome:
+        """Run ``dpinn`` with these arguments in the folder, to its end."""
+        return self.start(*arguments, **environment).wait()
+
+    def real(self, *command: Any) -> Outcome:
+        """Run a program the long way, as a shell does."""
+        done = subprocess.run(
+            [str(c) for c in command],
+            cwd=self.folder,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def config(self, changes: dict[str, Any] | None = None, name: str = "tiny.yaml") -> Path:
+        """Write the tiny configuration, changed by dotted keys."""
+        content: dict[str, Any] = json.loads(json.dumps(TINY))
+        for key, value in (changes or {}).items():
+            at = content
+            *parents, last = key.split(".")
+            for parent in parents:
+                at = at.setdefault(parent, {})
+            at[last] = value
+        path = self.folder / name
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    def file(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    @property
+    def left(self) -> set[str]:
+        """What lies in the folder, the files that the test itself wrote left out."""
+        return {
+            str(p.relative_to(self.folder))
+            for p in self.folder.rglob("*")
+            if p.suffix not in (".yaml", ".py", ".pyc") and p.name != "__pycache__"
+        }
+
+    def run_folder(self) -> Path:
+        """The only run below ``runs``."""
+        (folder,) = (self.folder / "runs").iterdir()
+        return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path, fork_server: ForkServer, environment: dict[str, str]) -> Workplace:
+    return Workplace(tmp_path, fork_server, environment)
+
+
+@dataclass
+class Trained:
+    """A finished training."""
+
+    work: Workplace
+    folder: Path
+    outcome: Outcome
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+    fork_server: ForkServer,
+    environment: dict[str, str],
+) -> Trained:
+    """A training of the wave equation with its MLflow run; not to be changed by a test."""
+    work = Workplace(tmp_path_factory.mktemp("trained"), fork_server, environment)
+    outcome = work("fit", "--config", work.config({"tracking.mlflow": True}))
+    assert outcome.returncode == 0, outcome.stderr
+    return Trained(work, work.run_folder(), outcome)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
+        time.sleep(0.002)
