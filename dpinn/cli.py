@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -40,10 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", code=130)
     except Exception as error:
-        known = _known_cause(error)
-        if debug or known is None:
+        if debug:
             raise
-        _fail(known)
+        _fail(_cause(error))
 
 
 def _run(given: list[str]) -> None:
@@ -147,15 +147,22 @@ def _answer(options: Namespace, result: dict[str, Any], text: str) -> None:
         print(text)
 
 
-def _known_cause(error: Exception) -> str | None:
-    """The sentence for errors of libraries that only the user can put right."""
+def _cause(error: Exception) -> str:
+    """The sentence for an error of a library, or of the user's own code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, OSError) and error.strerror:
         name = f" {error.filename}" if error.filename else ""
         return f"{error.strerror}:{name}" if name else error.strerror
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory; lower data.batch ({lines[0] if lines else 'no details'})"
-    return None
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    told = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1]) or "no details"
+    return (
+        f"{type(error).__name__}: {told} "
+        f"({place.filename}, line {place.lineno}); --debug shows the traceback"
+    )
 
 
 def _show_warning(

@@ -87,11 +87,16 @@ def on(**faces: float | Sequence[float]) -> Callable[[Callable[..., Any]], Calla
     ``@on(x=(-1, 1))`` chooses the two faces x = -1 and x = 1, ``@on(x=(0, 1), y=0)`` three
     faces of a square; the condition's points are spread evenly over the faces.
     """
-    chosen = [
-        (name, float(value))
-        for name, values in faces.items()
-        for value in (values if isinstance(values, Sequence) else (values,))
-    ]
+    chosen = []
+    for name, values in faces.items():
+        for value in values if isinstance(values, Sequence) else (values,):
+            if isinstance(value, str):
+                raise DpinnError(
+                    f"@on({name}={values!r}) is no face; write numbers, e.g. @on({name}=(0, 1))"
+                )
+            chosen.append((name, float(value)))
+    if not chosen:
+        raise DpinnError("@on(...) names no face; write e.g. @on(x=(-1, 1))")
 
     def mark(method: Callable[..., Any]) -> Callable[..., Any]:
         method.faces = tuple(chosen)  # type: ignore[attr-defined]

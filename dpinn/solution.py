@@ -88,7 +88,9 @@ class Solution:
                 f"given were {', '.join(coordinates) or 'none'}"
             )
         like = next(self.pinn.parameters())
-        columns = [torch.as_tensor(coordinates[n]).to(like) for n in names]
+        columns = [
+            torch.as_tensor(coordinates[n], dtype=like.dtype, device=like.device) for n in names
+        ]
         columns = list(torch.broadcast_tensors(*columns))
         shape = columns[0].shape
         points = torch.stack([c.reshape(-1) for c in columns], dim=1)
@@ -182,6 +184,10 @@ def instantiate(problem: Any, network: Any) -> tuple[Problem, NetworkFactory]:
 
 
 def import_from_current_folder() -> None:
-    """Let class paths such as ``my_pde.AllenCahn`` name files of the current folder."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    """Let class paths such as ``my_pde.AllenCahn`` name files of the current folder.
+
+    By its full path: while a configuration is read, the current folder is that of its file.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)

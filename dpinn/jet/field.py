@@ -15,7 +15,14 @@ from torch import Tensor
 
 from dpinn.errors import DpinnError
 from dpinn.jet.jet import Jet
-from dpinn.jet.plan import LAPLACIAN, DerivativePlan, MultiIndex, multi_index, parse_derivative
+from dpinn.jet.plan import (
+    LAPLACIAN,
+    TIME,
+    DerivativePlan,
+    MultiIndex,
+    multi_index,
+    parse_derivative,
+)
 
 LaplacianKey = str
 Key = MultiIndex | LaplacianKey
@@ -119,6 +126,32 @@ class Field:
     def __pow__(self, exponent: Any) -> Tensor:
         return self.value ** _unwrap(exponent)
 
+    def __rpow__(self, base: Any) -> Tensor:
+        return base**self.value
+
+    def __abs__(self) -> Tensor:
+        return abs(self.value)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self.value < _unwrap(other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return self.value <= _unwrap(other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return self.value > _unwrap(other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return self.value >= _unwrap(other)
+
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return self.value == _unwrap(other)
+
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return self.value != _unwrap(other)
+
+    __hash__ = object.__hash__
+
 
 @dataclass
 class Record:
@@ -142,6 +175,8 @@ class RecordingField(Field):
 
     def _read(self, key: Key) -> Tensor:
         if isinstance(key, str):
+            if set(self.coordinates) == {TIME}:
+                raise ValueError(f"{self.name}.{key} needs a coordinate of space, beside {TIME}")
             self.record.laplacian = True
         else:
             self.record.partials.add(key)
@@ -166,7 +201,7 @@ def fields_of(jet: Jet, names: Sequence[str]) -> dict[str, Field]:
         second = [
             tuple(2 * (a == axis) for a in range(len(plan.coordinates)))
             for axis, c in enumerate(plan.coordinates)
-            if c != "t"
+            if c != TIME
         ]
         if plan.laplacian:
             derivatives[LAPLACIAN] = channels[-1][:, k]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,8 +24,17 @@ RULES: dict[Callable[..., Any] | str, Callable[..., Any]] = {}
 
 Reflected operators stand by name: eagerly ``jet - w`` goes through the jet's own operator, but
 the compiler's tracer turns it into ``Tensor.__rsub__(w, jet)`` with a function object that is
-not the one that `Tensor` holds.
+not the one that `Tensor` holds; ``w ** jet`` it turns into Python's own ``pow``.
 """
+
+
+def _no_rule(operation: str) -> Callable[..., Any]:
+    """An operator that is refused by name, so that Python does not find an answer of its own."""
+
+    def refuse(*operands: Any) -> Any:
+        raise NoJetRuleError(operation)
+
+    return refuse
 
 
 class Jet:
@@ -70,7 +79,9 @@ class Jet:
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Look the function up in `RULES`."""
-        rule = RULES.get(function) or RULES.get(function.__name__)
+        # By name first: the tracer takes its own ``pow`` for another object than `Tensor`'s,
+        # and then fails on its own guard that there is no rule for it.
+        rule = RULES.get(function.__name__) or RULES.get(function)
         if rule is None:
             raise NoJetRuleError(function.__name__)
         return rule(*args, **(kwargs or {}))
@@ -123,6 +134,9 @@ class Jet:
 
         return bound
 
+    def __iter__(self) -> Iterator[Jet]:
+        return iter(RULES[torch.unbind](self))
+
     def __getitem__(self, key: Any) -> Jet:
         return RULES[Tensor.__getitem__](self, key)
 
@@ -156,5 +170,13 @@ class Jet:
     def __pow__(self, exponent: float) -> Jet:
         return RULES[torch.pow](self, exponent)
 
+    def __rpow__(self, base: float) -> Jet:
+        return RULES[torch.pow](base, self)
+
     def __neg__(self) -> Jet:
         return RULES[torch.neg](self)
+
+    __abs__ = _no_rule("abs")
+    __lt__, __le__, __gt__, __ge__ = map(_no_rule, ("lt", "le", "gt", "ge"))
+    __eq__, __ne__ = map(_no_rule, ("eq", "ne"))
+    __hash__ = object.__hash__

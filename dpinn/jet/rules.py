@@ -104,7 +104,9 @@ def add(a: Any, b: Any, *, alpha: float = 1) -> Jet:
     channels = jet.channels
     if isinstance(constant, Tensor):
         shape = torch.broadcast_shapes(channels.shape[1:], constant.shape)
-        channels = channels.expand(channels.shape[0], *shape) if shape != jet.shape else channels
+        if shape != jet.shape:
+            extra = (1,) * (len(shape) - jet.ndim)
+            channels = channels.reshape(-1, *extra, *jet.shape).expand(-1, *shape)
     value = channels[:1] + constant
     if channels.shape[0] == 1:
         return Jet(value, jet.plan)
@@ -179,7 +181,7 @@ def sqrt(jet: Jet) -> Jet:
     return pow_(jet, 0.5)
 
 
-@rule(torch.pow, Tensor.pow, Tensor.__pow__)
+@rule(torch.pow, Tensor.pow, Tensor.__pow__, "pow")
 def pow_(base: Any, exponent: Any) -> Jet:
     """A constant power of a jet, or a positive constant to the power of a jet."""
     if isinstance(exponent, Jet):

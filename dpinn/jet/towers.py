@@ -64,8 +64,10 @@ def silu(x: Tensor, order: int) -> list[Tensor]:
 
 def gelu(x: Tensor, order: int) -> list[Tensor]:
     """Exact GELU, x Φ(x) with Φ the normal distribution function."""
-    density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    hermite = [torch.ones_like(x), -x, x * x - 1, x * (3 - x * x)]
+    # Beyond 40 the density is zero in float64, and must not meet an x² that overflows.
+    z = x.clamp(-40.0, 40.0)
+    density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    hermite = [torch.ones_like(z), -z, z * z - 1, z * (3 - z * z)]
     distribution = 0.5 * torch.erfc(-x / math.sqrt(2))
     return _times_x(x, [distribution, *(h * density for h in hermite[:order])])
 

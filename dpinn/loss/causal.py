@@ -21,5 +21,6 @@ def causal_weights(chunk_losses: Sequence[Tensor], tolerance: float) -> Tensor:
         Weights in (0, 1], ``chunks``; without a gradient.
     """
     losses = torch.stack([loss.detach() for loss in chunk_losses])
-    earlier = torch.cumsum(losses, dim=1) - losses
+    # Shifted, not subtracted: one large late loss would swallow the small early ones.
+    earlier = torch.nn.functional.pad(losses[:, :-1], (1, 0)).cumsum(1)
     return torch.exp(-tolerance * earlier).amin(0)

@@ -65,10 +65,12 @@ class PINN(nn.Module):
         try:
             for condition in problem.conditions:
                 self(Jet.seed(points, condition.plan))
-        except NoJetRuleError as error:
+        except (NoJetRuleError, TypeError, AttributeError) as error:
+            # With a tensor the same call went through, so it is the jet that does not fit.
+            operation = getattr(error, "operation", f"an operation ({error})")
             self.taylor = False
             warnings.warn(
-                f"{type(self.network).__name__} uses {error.operation}, which has no Taylor rule: "
+                f"{type(self.network).__name__} uses {operation}, which has no Taylor rule: "
                 "derivatives come from nested autograd, which is slower and is not compiled",
                 DpinnWarning,
                 stacklevel=2,

@@ -37,6 +37,8 @@ def unit_points(
 @lru_cache(maxsize=64)
 def _sobol(start: int, stop: int, dimensions: int, device: torch.device) -> Tensor:
     """The plain Sobol sequence as 53-bit integers; the same at every step, so kept."""
+    if start == stop:  # a rank without points, which the engine would refuse
+        return torch.empty((0, dimensions), dtype=torch.int64, device=device)
     engine = torch.quasirandom.SobolEngine(dimensions)
     engine.fast_forward(start)
     points = engine.draw(stop - start, dtype=torch.float64)

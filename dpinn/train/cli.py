@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dpinn.errors import DpinnError
 from dpinn.problem import Problem
@@ -24,6 +27,12 @@ from dpinn.train.strategies import ReplicatedStrategy
 
 PRECISIONS = ("32-true", "64-true", "32", "64", 32, 64)
 """Half precisions do not resolve a PDE's residual."""
+
+UNION = (
+    r"Does not validate|Subtypes:|Errors:|Expected a NoneType|Expected a path|Given value|"
+    r"Problem with given class_path"
+)
+"""Lines of the parser that say nothing of their own."""
 
 
 class DpinnCLI(LightningCLI):
@@ -55,6 +64,9 @@ class DpinnCLI(LightningCLI):
             options["strategy"] = ReplicatedStrategy()
         return super().instantiate_trainer(**options)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would take hyperparameters from the checkpoint here; ours has none."""
+
     def before_fit(self) -> None:
         """Hand the whole configuration to the record of the run."""
         recorder = next(c for c in self.trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]
@@ -77,23 +89,59 @@ def fit(arguments: list[str]) -> None:
     import_from_current_folder()
     _quieten()
     torch.set_float32_matmul_precision("highest")
-    DpinnCLI(
-        PINNTraining,
-        Collocations,
-        save_config_callback=None,
-        seed_everything_default=0,
-        trainer_defaults={
-            "max_epochs": -1,
-            "devices": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_model_summary": False,
-            "use_distributed_sampler": False,
-            "callbacks": [TrainingProgress()],
-        },
-        parser_kwargs={"fit": {"description": "Train a PINN from a configuration."}},
-        args=["fit", *_resumed(arguments)],
-    )
+    try:
+        DpinnCLI(
+            PINNTraining,
+            Collocations,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": -1,
+                "devices": 1,
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+                "callbacks": [TrainingProgress()],
+            },
+            parser_kwargs={
+                "exit_on_error": False,
+                "fit": {
+                    "description": "Train a PINN from a configuration.",
+                    "exit_on_error": False,
+                },
+            },
+            # PINNTraining makes its optimizer from model.optimizer.
+            auto_configure_optimizers=False,
+            args=["fit", *_resumed(arguments)],
+        )
+    except ArgumentError as error:
+        raise DpinnError(_sentence(str(error))) from error
+    except SystemExit as error:
+        # Lightning exits with 0 after SIGTERM and with 1 after Ctrl-C.
+        if isinstance(error, SIGTERMException):
+            raise DpinnError("terminated by SIGTERM") from error
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+
+
+def _sentence(message: str) -> str:
+    """One sentence from what the parser says in many lines."""
+    plain = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", message)
+    lines = [line.strip(" -") for line in plain.splitlines()]
+    # What it says of the alternatives of a type, null among them, hides the mistake.
+    kept = " ".join(line for line in lines if line and not re.match(UNION, line))
+    if "Expected a" in kept and "Got value:" not in kept:
+        kept = " ".join([kept, *(line for line in lines if line.startswith("Given value:"))])
+    for pattern, replacement in (
+        (r'Parser key "(.*?)":', r"\1:"),
+        (r"Type \S*Callable\[.*?\] expects a function or a callable class: ", ""),
+        (r"[.,]? G(?:ot|iven) value: Namespace\(.*\)$", ""),
+        (r"Expected a (?:typing\.)?(.+?)\.? G(?:ot|iven) value: ", r"expected \1, got "),
+    ):
+        kept = re.sub(pattern, replacement, kept)
+    return f"{kept.rstrip('. ')}; `dpinn fit --help` lists what is allowed"
 
 
 def _resumed(arguments: list[str]) -> list[str]:
@@ -103,12 +151,11 @@ def _resumed(arguments: list[str]) -> list[str]:
     at = arguments.index("--resume")
     rest = arguments[at + 1 :]
     if rest and not rest[0].startswith("-"):
-        folder, rest = Path(rest[0]), rest[1:]
+        given, rest = Path(rest[0]), rest[1:]
     else:
-        folder = newest_run()
-    if folder.is_file():
-        folder = folder.parent.parent
-    checkpoint = folder / CHECKPOINT
+        given = newest_run()
+    checkpoint = given if given.is_file() else given / CHECKPOINT
+    folder = checkpoint.parent.parent
     step = read_checkpoint(checkpoint)["global_step"]
     if not (folder / CONFIG).is_file():
         raise DpinnError(f"{folder} has no {CONFIG}; give the folder of a run")
@@ -126,5 +173,8 @@ def _quieten() -> None:
         ".*resuming from a checkpoint that ended before the epoch.*",
         ".*isn't a stateful dataloader.*",
         ".*LightningCLI's args parameter.*",
+        ".*treespec, LeafSpec.* is deprecated.*",
+        # Gradients are set to None before every step, which breaks the cycle.
+        ".*backward.. with create_graph=True will create a reference cycle.*",
     ):
         warnings.filterwarnings("ignore", message)

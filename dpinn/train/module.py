@@ -18,7 +18,13 @@ from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.loss import FixedWeights, ResidualSums, TermLayout, TermWeights, causal_weights
 from dpinn.nn import PINN, physics_informed_initialization
 from dpinn.nn.pinn import NetworkFactory
-from dpinn.optim import SOAP, ScheduleFree, WarmupExponentialDecay, needs_second_backward
+from dpinn.optim import (
+    SOAP,
+    ScheduleFree,
+    WarmupExponentialDecay,
+    needs_closure,
+    needs_second_backward,
+)
 from dpinn.problem import Problem
 from dpinn.sampling import rank_slice
 from dpinn.train.compiling import CompileMode, compile_loss, decide
@@ -36,7 +42,7 @@ class PINNTraining(LightningModule):
         schedule: factor on the learning rate by step; null keeps the rate constant.
         weights: of the loss terms.
         causal_tolerance: ε of the causal weights; used when the data has more than one chunk.
-        clip: largest norm of the whole gradient; null does not clip.
+        clip: largest norm of the whole gradient; null does not clip, and LBFGS never does.
         initialize: fit the last layer to the initial condition before the first step.
         compile: compile the whole loss; ``auto`` does where the run is long enough to gain.
     """
@@ -77,9 +83,16 @@ class PINNTraining(LightningModule):
 
     # --- set-up ---------------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        """Take the trainer's precision before a checkpoint is loaded, which would be rounded."""
+        self.pinn.to(torch.get_default_dtype())
+
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over all parameters by name, so that its state can be keyed by name."""
-        optimizer = self.optimizer_factory(list(self.pinn.named_parameters()))
+        try:
+            optimizer = self.optimizer_factory(list(self.pinn.named_parameters()))
+        except ValueError as error:
+            raise DpinnError(f"model.optimizer: {error}") from error
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         return optimizer
 
@@ -97,7 +110,8 @@ class PINNTraining(LightningModule):
         if self.compiled is None:
             self.compiled = self._decide_compile()
         self.sums: Callable[[Mapping[str, Tensor]], Tensor]
-        self.sums = compile_loss(sums) if self.compiled else sums
+        # A function even where it is not compiled: as a submodule it would be saved as well.
+        self.sums = compile_loss(sums) if self.compiled else sums.forward
 
     def _decide_compile(self) -> bool:
         if needs_second_backward(self._optimizer):
@@ -200,7 +214,10 @@ class PINNTraining(LightningModule):
 
     def _clip(self) -> Tensor:
         parameters = [p for p in self.pinn.parameters() if p.grad is not None]
-        limit = float("inf") if self.clip is None else self.clip
+        limit = float("inf")
+        # LBFGS compares gradients of one step with each other: clipped, they have no curvature.
+        if self.clip is not None and not needs_closure(self._optimizer):
+            limit = self.clip
         return torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
 
     def _update_term_weights(self, points: Mapping[str, Tensor]) -> None:

@@ -133,6 +133,8 @@ class Recorder(Callback):
         fresh = self.folder is None
         if self.folder is None:
             self.folder = new_run_folder(self.output, module.problem.name)
+        for part in (self.folder / CHECKPOINT).parent.glob(".*.part"):
+            part.unlink()  # of a write that was killed
         try:
             text = self.config.encode()
             write_atomically(self.folder / CONFIG, lambda file: file.write(text))
@@ -214,10 +216,11 @@ class Recorder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was reached, from the checkpoint as anybody else would load it."""
+        if trainer.global_step < trainer.max_steps:
+            self._stop_early(trainer)
+            return
         if not trainer.is_global_zero or self.folder is None:
             return
-        if trainer.global_step < trainer.max_steps:
-            return  # interrupted: on_exception closes the run
         self.result = report(load(self.folder), self.folder)
         if self._run is not None:
             finals = {k: v for k, v in self.result.items() if k.startswith("residual/")}
@@ -234,6 +237,15 @@ class Recorder(Callback):
         print(summary(self.result), flush=True)
         if self._run is not None:
             print(f"  MLflow      {self._run.url}", flush=True)
+
+    def _stop_early(self, trainer: Trainer) -> None:
+        """Keep what was reached when Lightning ends a run, as it does at trainer.max_time."""
+        folder = Path(trainer.strategy.broadcast(str(self.folder)))
+        trainer.save_checkpoint(folder / CHECKPOINT)
+        if self._run is not None:
+            self._run.finish("KILLED")
+        if trainer.is_global_zero:
+            print(f"stopped at step {trainer.global_step}; go on with: dpinn fit --resume {folder}")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -168,6 +168,23 @@ class Workplace:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
+    def start_real(self, *command: Any, **environment: str) -> Started:
+        """Start a program the long way."""
+        process = subprocess.Popen(
+            [str(c) for c in command],
+            cwd=self.folder,
+            env=os.environ | self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+        def wait() -> Outcome:
+            stdout, stderr = process.communicate(timeout=PATIENCE_S)
+            return Outcome(process.returncode, stdout, stderr)
+
+        return Started(process.pid, wait)
+
     def config(self, changes: dict[str, Any] | None = None, name: str = "tiny.yaml") -> Path:
         """Write the tiny configuration, changed by dotted keys."""
         content: dict[str, Any] = json.loads(json.dumps(TINY))
@@ -201,9 +218,23 @@ class Workplace:
         return folder
 
 
+@pytest.fixture(scope="session")
+def workplace(
+    tmp_path_factory: pytest.TempPathFactory,
+    fork_server: ForkServer,
+    environment: dict[str, str],
+) -> Callable[[], Workplace]:
+    """Makes empty folders to work in."""
+
+    def make() -> Workplace:
+        return Workplace(tmp_path_factory.mktemp("work"), fork_server, environment)
+
+    return make
+
+
 @pytest.fixture
-def work(tmp_path: Path, fork_server: ForkServer, environment: dict[str, str]) -> Workplace:
-    return Workplace(tmp_path, fork_server, environment)
+def work(workplace: Callable[[], Workplace]) -> Workplace:
+    return workplace()
 
 
 @dataclass
@@ -216,20 +247,20 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory,
-    fork_server: ForkServer,
-    environment: dict[str, str],
-) -> Trained:
+def trained(workplace: Callable[[], Workplace]) -> Trained:
     """A training of the wave equation with its MLflow run; not to be changed by a test."""
-    work = Workplace(tmp_path_factory.mktemp("trained"), fork_server, environment)
+    work = workplace()
     outcome = work("fit", "--config", work.config({"tracking.mlflow": True}))
     assert outcome.returncode == 0, outcome.stderr
     return Trained(work, work.run_folder(), outcome)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
-        time.sleep(0.002)
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    def wait(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
+            time.sleep(0.002)
+
+    return wait

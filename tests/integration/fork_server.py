@@ -15,10 +15,10 @@ from typing import Any
 
 import lightning.pytorch.cli  # noqa: F401
 import matplotlib.backends.backend_agg  # noqa: F401
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+import mlflow.store.tracking.sqlalchemy_store
 import mlflow.tracking  # noqa: F401
 
-import dpinn.report  # noqa: F401
+import dpinn.report
 import dpinn.train.cli  # noqa: F401
 from dpinn.cli import main
 
