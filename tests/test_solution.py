@@ -36,7 +36,9 @@ def test_numbers_arrays_and_tensors_give_the_same_values() -> None:
     s = solution()
     grid = np.linspace(-1, 1, 5)
     from_array = s(t=0.2, x=grid, y=1)["u"].value
-    from_tensor = s(t=torch.tensor(0.2), x=torch.from_numpy(grid), y=1.0)["u"].value
+    from_tensor = s(t=torch.tensor(0.2, dtype=torch.float64), x=torch.from_numpy(grid), y=1.0)[
+        "u"
+    ].value
     from_list = s(t=0.2, x=grid.tolist(), y=1.0)["u"].value
     one_by_one = torch.stack([s(t=0.2, x=x, y=1.0)["u"].value for x in grid])
     assert from_array.shape == (5,)
@@ -44,6 +46,12 @@ def test_numbers_arrays_and_tensors_give_the_same_values() -> None:
     assert from_array.equal(from_tensor)
     assert from_array.equal(from_list)
     torch.testing.assert_close(from_array, one_by_one, rtol=1e-14, atol=1e-14)
+
+
+def test_numbers_are_not_rounded_to_single_precision_on_their_way() -> None:
+    s = solution()
+    double = torch.tensor(0.1, dtype=torch.float64)
+    assert s(t=0.1, x=0.1, y=0.1)["u"].value.equal(s(t=double, x=double, y=double)["u"].value)
 
 
 def test_coordinates_broadcast_and_their_order_does_not_matter() -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dpinn.jet import Field
+from dpinn.jet.field import Key
+from dpinn.jet.plan import LAPLACIAN
 from dpinn.nn.pinn import PINN
 from dpinn.problem import Problem
 
@@ -69,20 +71,32 @@ def _spread_points(problem: Problem) -> Tensor:
 def _affine_system(problem: Problem, points: Tensor) -> tuple[Tensor, Tensor] | None:
     """Coefficients ``terms x fields x N`` and constants ``terms x N`` of the affine terms."""
     initial = [c for c in problem.conditions if c.name == "initial"]
-    if not initial or initial[0].plan.order > 0:
+    if not initial:
         return None
     condition, coordinates = initial[0], problem.domain.coordinates
+    # A term that reads a derivative comes out as NaN, and is left out by that.
+    unknown = torch.full_like(points[:, 0], torch.nan)
+    derivatives: dict[Key, Tensor] = dict.fromkeys(
+        [*condition.plan.partials[1:], LAPLACIAN], unknown
+    )
     at_start = points.clone()
     at_start[:, coordinates.index("t")] = problem.domain["t"][0]
 
-    def terms(values: list[float]) -> Tensor:
+    def all_terms(values: list[float]) -> Tensor:
         fields = {
-            name: Field(name, torch.full_like(points[:, 0], v), coordinates, {})
+            name: Field(name, torch.full_like(points[:, 0], v), coordinates, derivatives)
             for name, v in zip(problem.fields, values, strict=True)
         }
         return torch.stack(list(problem.evaluate(condition, fields, at_start).values()))
 
     count = len(problem.fields)
+    known = torch.isfinite(all_terms([0.0] * count)).all(1)
+    if not bool(known.any()):
+        return None
+
+    def terms(values: list[float]) -> Tensor:
+        return all_terms(values)[known]
+
     constants = terms([0.0] * count)
     units = [[float(j == k) for j in range(count)] for k in range(count)]
     coefficients = torch.stack([terms(unit) - constants for unit in units], dim=1)
