@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -45,22 +46,36 @@ def decide(mode: CompileMode, steps: int, device: torch.device, taylor: bool) ->
     return not problem
 
 
-def compile_loss(sums: nn.Module) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """Compile the whole loss as one graph of fixed shapes.
+def compile_loss(
+    sums: nn.Module, points: Mapping[str, Tensor]
+) -> Callable[[Mapping[str, Tensor]], Tensor] | None:
+    """Compile the whole loss as one graph of fixed shapes, by a first call on `points`.
 
     Buffers are not donated to the backward pass, so that the gradients of several terms can
     be taken from one forward pass.
+
+    Returns:
+        The compiled loss; None, after a warning, for a network or residual with an operation
+        that the compiler cannot trace.
     """
     import torch._functorch.config
 
-    with torch._functorch.config.patch(donated_buffer=False):
-        compiled = torch.compile(sums, fullgraph=True, dynamic=False)
+    compiled = torch.compile(sums, fullgraph=True, dynamic=False)
 
     def call(points: Mapping[str, Tensor]) -> Tensor:
-        # Compilation happens in the first call, which must see the setting.
         with torch._functorch.config.patch(donated_buffer=False):
             return compiled(points)
 
+    print("compiling the loss, which takes up to a minute", file=sys.stderr, flush=True)
+    try:
+        call(points)
+    except Exception as error:
+        warnings.warn(
+            f"the loss cannot be compiled and runs eagerly: {_first_line(error)}",
+            DpinnWarning,
+            stacklevel=2,
+        )
+        return None
     return call
 
 
@@ -74,7 +89,10 @@ def _compiler_problem(device: torch.device) -> str | None:
         # A number of entries that nothing else compiles, so that the trifle is really built.
         torch.compile(trifle, fullgraph=True)(torch.ones(13, device=device))
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        return f"torch.compile does not work here ({reason[:160]}); install a C++ compiler (g++)"
+        return f"torch.compile fails ({_first_line(error)}); install a C++ compiler such as g++"
     return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__

@@ -106,12 +106,20 @@ class PINNTraining(LightningModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         offset, _ = rank_slice(data.collocation.batch, rank, world_size)
         sums = ResidualSums(self.pinn, self.problem, data.collocation, offset)
-        self._dry_run(sums, rank, world_size)
+        points = data.collocation.batch_at(
+            0,
+            rank=rank,
+            world_size=world_size,
+            device=self.device,
+            dtype=next(self.pinn.parameters()).dtype,
+        )
+        self._dry_run(sums, points)
         if self.compiled is None:
             self.compiled = self._decide_compile()
-        self.sums: Callable[[Mapping[str, Tensor]], Tensor]
+        compiled = compile_loss(sums, points) if self.compiled else None
+        self.compiled = compiled is not None
         # A function even where it is not compiled: as a submodule it would be saved as well.
-        self.sums = compile_loss(sums) if self.compiled else sums.forward
+        self.sums: Callable[[Mapping[str, Tensor]], Tensor] = compiled or sums.forward
 
     def _decide_compile(self) -> bool:
         if needs_second_backward(self._optimizer):
@@ -123,15 +131,8 @@ class PINNTraining(LightningModule):
         taylor = self.pinn.taylor
         return decide(self.compile_mode, self.trainer.max_steps, self.device, taylor)
 
-    def _dry_run(self, sums: ResidualSums, rank: int, world_size: int) -> None:
+    def _dry_run(self, sums: ResidualSums, points: Mapping[str, Tensor]) -> None:
         """One eager call on the first step's points, where mistakes show as sentences."""
-        points = self._data.collocation.batch_at(
-            0,
-            rank=rank,
-            world_size=world_size,
-            device=self.device,
-            dtype=next(self.pinn.parameters()).dtype,
-        )
         with torch.no_grad():
             losses = self._term_losses(all_reduce_sum(sums(points)))
         self._seen = [(losses, torch.zeros_like(losses[0]))]
