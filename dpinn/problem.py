@@ -287,9 +287,8 @@ class Problem:
 
     def _check_returned(self, name: str, returned: Any) -> None:
         if not isinstance(returned, Mapping) or not returned:
-            got = (
-                "nothing" if returned is None or returned == {} else f"a {type(returned).__name__}"
-            )
+            kind = "field" if isinstance(returned, Field) else type(returned).__name__
+            got = "nothing" if returned is None or returned == {} else f"a {kind}"
             raise DpinnError(
                 f'{self._title}.{name} returned {got}; return a dict of named terms, {{"pde": ...}}'
             )

@@ -104,7 +104,7 @@ MISTAKES = {
     ),
     "returns a field": (
         problem(**residual(lambda u, t, x: u)),
-        "returned a RecordingField; return a dict of named terms",
+        "returned a field; return a dict of named terms",
     ),
     "returns a number": (
         problem(**residual(lambda u, t, x: {"pde": 0.0 if u.t is None else 1.0})),

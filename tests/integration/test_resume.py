@@ -26,6 +26,7 @@ class SlowWeights(GradientNormWeights):
 """
 
 LONG = {
+    "model.causal_tolerance": 1.0e-3,
     "trainer.max_steps": 60,
     "tracking.evaluate_every": 20,
     "tracking.checkpoint_every": 20,
@@ -162,7 +163,7 @@ def test_the_run_under_test_has_everything_on(schedule_free: Pair) -> None:
     assert not averaged[name].equal(trained[f"pinn.{name}"])
     rows = rows_of(schedule_free.resumed)
     assert len({row["weight/ic"] for row in rows}) > 3
-    assert 0 < rows[-1]["causal/min"] < 1
+    assert 0 < rows[-1]["causal/min"] < 0.999
     assert [row["step"] for row in rows] == list(range(5, 65, 5))
 
 
