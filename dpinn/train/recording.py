@@ -20,6 +20,7 @@ from dpinn.report import reference_of, report, summary
 from dpinn.run_files import (
     CHECKPOINT,
     CONFIG,
+    EVALUATION,
     METRICS,
     RUNS,
     History,
@@ -231,7 +232,7 @@ class Recorder(Callback):
             self._run.log_metrics(finals, step=trainer.global_step)
             for figure in self.result["figures"]:
                 self._run.log_file(figure, "figures")
-            self._run.log_file(self.folder / "evaluation.json")
+            self._run.log_file(self.folder / EVALUATION)
             self._run.log_file(self.folder / CHECKPOINT, "checkpoints")
             self._run.finish("FINISHED")
         print(summary(self.result), flush=True)
