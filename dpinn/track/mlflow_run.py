@@ -306,7 +306,9 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            # Else MLflow's pages open in their view of language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, tags=kind))
         except MlflowException as error:
             found = client.get_experiment_by_name(name)
             if found is None:  # not even another job made it in between

@@ -264,7 +264,8 @@ class Recorder(Callback):
     def _device(self, module: LightningModule) -> str:
         if module.device.type == "cuda":
             return device_description()
-        return f"{device_description()}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{device_description()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _peak_memory_gb(device: torch.device) -> float:
