@@ -20,6 +20,7 @@ from dpinn.run_files import CHECKPOINT, CONFIG, newest_run, read_checkpoint
 from dpinn.solution import import_from_current_folder
 from dpinn.train.checkpoint_io import AtomicCheckpointIO
 from dpinn.train.data import Collocations
+from dpinn.train.memory import keep_freed_memory
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
 from dpinn.train.recording import Recorder
@@ -89,6 +90,7 @@ def fit(arguments: list[str]) -> None:
     import_from_current_folder()
     _quieten()
     torch.set_float32_matmul_precision("highest")
+    keep_freed_memory()
     try:
         DpinnCLI(
             PINNTraining,
