@@ -44,7 +44,7 @@ def test_evaluate_answers_with_one_json_object(evaluated: dict[str, Any]) -> Non
     assert evaluated["steps"] == 20
     assert 0 < evaluated["seconds"] < 300
     assert 0 <= evaluated["reference_error"] < 1e-10
-    assert evaluated["device"].endswith("1 threads")
+    assert evaluated["device"].endswith("1 thread")
 
 
 def test_a_run_is_named_by_its_folder_a_checkpoint_or_its_mlflow_id(
