@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc's allocator to keep what a step frees, since the next one asks for the same.
 
     Every step on a CPU frees and allocates some ten megabytes of activations; given back to the
-    system they come again as page faults, a tenth of a step and more. Has no effect on any number.
+    system they come again as page faults. Has no effect on any number.
 
     Returns:
         Whether the allocator took it; False where there is no glibc.
