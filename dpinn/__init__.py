@@ -6,15 +6,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dpinn.box import Box
     from dpinn.errors import DpinnError, DpinnWarning
-    from dpinn.problem import Box, Problem, Terms, on
+    from dpinn.problem import Problem, Terms, on, quantity
     from dpinn.solution import Solution, load
 
-__all__ = ["Box", "DpinnError", "DpinnWarning", "Problem", "Solution", "Terms", "load", "on"]
+__all__ = [
+    "Box",
+    "DpinnError",
+    "DpinnWarning",
+    "Problem",
+    "Solution",
+    "Terms",
+    "load",
+    "on",
+    "quantity",
+]
 
 _HOMES = {
     "dpinn.errors": ("DpinnError", "DpinnWarning"),
-    "dpinn.problem": ("Box", "Problem", "Terms", "on"),
+    "dpinn.box": ("Box",),
+    "dpinn.problem": ("Problem", "Terms", "on", "quantity"),
     "dpinn.solution": ("Solution", "load"),
 }
 

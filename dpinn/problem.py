@@ -1,9 +1,8 @@
-"""How a PDE is declared: a `Box`, a `Problem`, and conditions `on` its faces."""
+"""How a PDE is declared: a `Problem` with its fields, and conditions `on` faces of its domain."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from dpinn.box import Box
 from dpinn.errors import DpinnError
 from dpinn.jet import DerivativePlan, Field, Record, RecordingField
-from dpinn.jet.plan import RESERVED, TIME
+from dpinn.jet.plan import TIME
 
 if TYPE_CHECKING:
     from dpinn.reference import Reference
@@ -27,58 +27,6 @@ Face = tuple[str, float]
 
 DRY_POINTS = 7
 """Points of a dry call; a number that no other size equals by chance, so that shapes show."""
-
-
-class Box:
-    """A product of intervals, one per coordinate, in the order in which they are given.
-
-    Example:
-        >>> Box(t=(0.0, 1.0), x=(-1.0, 1.0)).coordinates
-        ('t', 'x')
-    """
-
-    def __init__(self, **intervals: tuple[float, float]):
-        if not intervals:
-            raise DpinnError("a Box needs at least one coordinate, e.g. Box(t=(0, 1), x=(-1, 1))")
-        self.intervals: dict[str, tuple[float, float]] = {}
-        for name, interval in intervals.items():
-            if name in RESERVED:
-                raise DpinnError(f"a coordinate cannot be called {name!r}; choose another name")
-            try:
-                low, high = (float(v) for v in interval)
-            except (TypeError, ValueError):
-                raise DpinnError(
-                    f"{name}={interval!r} is no interval; write {name}=(low, high)"
-                ) from None
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise DpinnError(f"{name}=({low:g}, {high:g}) is empty; low must be below high")
-            self.intervals[name] = (low, high)
-
-    @property
-    def coordinates(self) -> tuple[str, ...]:
-        """Names of the coordinates."""
-        return tuple(self.intervals)
-
-    def __getitem__(self, name: str) -> tuple[float, float]:
-        return self.intervals[name]
-
-    def length(self, name: str) -> float:
-        """Length of the interval of one coordinate."""
-        low, high = self.intervals[name]
-        return high - low
-
-    def lower(self) -> list[float]:
-        """Lower bounds in the order of the coordinates."""
-        return [low for low, _ in self.intervals.values()]
-
-    def upper(self) -> list[float]:
-        """Upper bounds in the order of the coordinates."""
-        return [high for _, high in self.intervals.values()]
-
-    def __repr__(self) -> str:
-        return (
-            "Box(" + ", ".join(f"{n}=({a:g}, {b:g})" for n, (a, b) in self.intervals.items()) + ")"
-        )
 
 
 def on(**faces: float | Sequence[float]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -105,16 +53,26 @@ def on(**faces: float | Sequence[float]) -> Callable[[Callable[..., Any]], Calla
     return mark
 
 
+def quantity(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Declare a method as a quantity that follows from the solution, such as the vorticity.
+
+    It takes the fields and coordinates that it names and returns one number a point. It is
+    compared with the variable of its name in the reference, as the fields are, and is not trained.
+    """
+    method.is_quantity = True  # type: ignore[attr-defined]
+    return method
+
+
 @dataclass(frozen=True)
 class Condition:
     """One method of a problem with where it holds and what its dry call has read.
 
     Attributes:
-        name: the method's name: ``residual``, ``initial``, or that of an `on` method.
+        name: the method's name: ``residual``, ``initial``, that of an `on` method or a `quantity`.
         faces: the faces where it holds; () for the interior.
         arguments: names of the fields and coordinates that the method takes.
         plan: the derivatives that it reads.
-        terms: names of the loss terms that it returns.
+        terms: names of the loss terms that it returns; of a quantity, its own name.
     """
 
     name: str
@@ -171,6 +129,12 @@ class Problem:
                 seen[term] = condition.name
         return conditions
 
+    @cached_property
+    def quantities(self) -> tuple[Condition, ...]:
+        """What follows from a solution and is looked at beside its fields; nothing is trained."""
+        self._check_declaration()
+        return tuple(self._record(n, (), quantity=True) for n in self._marked("is_quantity"))
+
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of all loss terms."""
@@ -179,10 +143,10 @@ class Problem:
     def evaluate(
         self, condition: Condition, fields: Mapping[str, Field], points: Tensor
     ) -> dict[str, Tensor]:
-        """Call a condition's method.
+        """Call the method of a condition or quantity.
 
         Args:
-            condition: one of `conditions`.
+            condition: one of `conditions` or `quantities`.
             fields: the fields with the derivatives of the condition's plan, tensors of ``N``.
             points: ``N x coordinates``.
 
@@ -192,6 +156,8 @@ class Problem:
         columns = dict(zip(self.domain.coordinates, points.unbind(1), strict=True))
         arguments = {n: fields[n] if n in fields else columns[n] for n in condition.arguments}
         returned = getattr(self, condition.name)(**arguments)
+        if not isinstance(returned, Mapping):
+            returned = {condition.name: returned}
         return {k: v.value if isinstance(v, Field) else v for k, v in returned.items()}
 
     # --- declaration checks ---------------------------------------------------------------
@@ -206,13 +172,18 @@ class Problem:
             if TIME not in self.domain.coordinates:
                 raise DpinnError(f"{self._title} has an initial condition but no coordinate t")
             yield "initial", ((TIME, self.domain[TIME][0]),)
-        # In the order of definition, base classes first, which a user can predict.
+        for name in self._marked("faces"):
+            faces = getattr(type(self), name).faces
+            self._check_faces(name, faces)
+            yield name, faces
+
+    def _marked(self, mark: str) -> Iterator[str]:
+        """Methods with a mark, in the order of definition, base classes first."""
         names = dict.fromkeys(n for cls in reversed(type(self).__mro__) for n in vars(cls))
         for name in names:
-            faces = getattr(getattr(type(self), name), "faces", None)
-            if faces is not None and callable(getattr(type(self), name)):
-                self._check_faces(name, faces)
-                yield name, faces
+            method = getattr(type(self), name)
+            if callable(method) and getattr(method, mark, None) is not None:
+                yield name
 
     def _check_declaration(self) -> None:
         if not isinstance(getattr(self, "domain", None), Box):
@@ -248,7 +219,7 @@ class Problem:
                     f"use {low:g} or {high:g}"
                 )
 
-    def _record(self, name: str, faces: tuple[Face, ...]) -> Condition:
+    def _record(self, name: str, faces: tuple[Face, ...], quantity: bool = False) -> Condition:
         arguments = tuple(inspect.signature(getattr(self, name)).parameters)
         coordinates = self.domain.coordinates
         for argument in arguments:
@@ -265,6 +236,9 @@ class Problem:
             returned = getattr(self, name)(**{a: fields.get(a, columns.get(a)) for a in arguments})
         except (AttributeError, ValueError) as error:
             raise DpinnError(f"{self._title}.{name}: {error}") from error
+        if quantity:
+            self._check_quantity(name, returned)
+            return Condition(name, faces, arguments, record.plan(), (name,))
         self._check_returned(name, returned)
         if not faces and not (record.partials or record.laplacian):
             raise DpinnError(
@@ -284,6 +258,18 @@ class Problem:
             (len(self.fields), DRY_POINTS), generator=generator, dtype=torch.float64
         )
         return points, list(values.unbind(0))
+
+    def _check_quantity(self, name: str, returned: Any) -> None:
+        if name in self.fields or name in self.domain.coordinates:
+            raise DpinnError(
+                f"{self._title}: the quantity {name!r} has the name of a field or coordinate"
+            )
+        shape = tuple(returned.shape) if isinstance(returned, (Tensor, Field)) else None
+        if shape != (DRY_POINTS,):
+            raise DpinnError(
+                f"{self._title}.{name} is a quantity; it must return a tensor with one number a "
+                f"point, not {type(returned).__name__} of shape {shape}"
+            )
 
     def _check_returned(self, name: str, returned: Any) -> None:
         if not isinstance(returned, Mapping) or not returned:

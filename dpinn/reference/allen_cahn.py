@@ -64,6 +64,7 @@ class AllenCahnReference(Reference):
             solver="Fourier collocation in x, ETDRK4 in t, float64; the last doublings changed u "
             f"by {refined.space_change:.1e} (space) and {refined.time_change:.1e} (time)",
             resolution=str(refined.resolution),
+            study=refined.study,
             started=started,
         )
 

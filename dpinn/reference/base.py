@@ -2,8 +2,9 @@
 
 import abc
 import dataclasses
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,29 @@ Array = NDArray[np.float64]
 
 ROUNDOFF = 1e-15
 """No error estimate is stated below this: a few units in the last place of float64."""
+
+
+STUDY = "study"
+"""The attribute of a dataset that holds its convergence study."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One solve of a convergence study: a row of its table."""
+
+    refined: str
+    """What is finer than in the trial before: ``space``, ``time``, ...; ``start`` in the first."""
+    resolution: str
+    """Readable."""
+    change: float | None
+    """Relative L2 change of the solution against the trial before, the largest over the fields."""
+    seconds: float
+    """Of this solve."""
+
+
+def study_of(dataset: xr.Dataset) -> tuple[Trial, ...]:
+    """Give the convergence study that a solution was made by; a closed form has none."""
+    return tuple(Trial(**row) for row in json.loads(dataset.attrs.get(STUDY, "[]")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +81,9 @@ class Reference(abc.ABC):
             progress: a bar on stderr, nothing, or a function of the steps done and their total.
 
         Returns:
-            One float64 variable per field over the problem's coordinates, in their order; the
-            coordinates are equispaced and hold both endpoints.
+            One float64 variable per field and quantity of the problem over its coordinates, in
+            their order; the coordinates are equispaced, and hold both endpoints wherever the
+            solution is continuous there.
         """
 
     def parameters(self) -> dict[str, Any]:
@@ -83,6 +108,7 @@ class Reference(abc.ABC):
         solver: str,
         resolution: str,
         started: float,
+        study: Sequence[Trial] = (),
     ) -> xr.Dataset:
         """Put a solution beside what must be known about it.
 
@@ -93,6 +119,7 @@ class Reference(abc.ABC):
             solver: one sentence.
             resolution: what the solver used, readable.
             started: ``time.perf_counter()`` when the solver began.
+            study: the solves at growing resolution that the error estimate comes from.
         """
         bad = [name for name, values in fields.items() if not np.isfinite(values).all()]
         if bad:
@@ -110,6 +137,7 @@ class Reference(abc.ABC):
                 "resolution": resolution,
                 "seconds": time.perf_counter() - started,
                 "dpinn_reference_version": self.version,
+                STUDY: json.dumps([dataclasses.asdict(trial) for trial in study]),
             },
         )
 

@@ -1,5 +1,6 @@
 """Refinement in space and time, each measured by itself, until the solution stands still."""
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dpinn.errors import DpinnWarning
-from dpinn.reference.base import Array
+from dpinn.reference.base import Array, Trial
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Refined:
-    """A solution and how much the last two refinements changed it."""
+    """A solution, and how much each refinement changed it."""
 
     values: Array
     """``fields x n_1 x n_2 x ...``"""
@@ -34,6 +35,8 @@ class Refined:
     """Relative L2 change when the cells were last doubled."""
     time_change: float
     """Relative L2 change when the steps were last doubled."""
+    study: tuple[Trial, ...]
+    """All solves, coarsest first."""
 
     @property
     def error_estimate(self) -> float:
@@ -71,19 +74,29 @@ def refine(
         The finest solution. Where ``doublings`` did not reach the target, a ``DpinnWarning`` says
         so, and the error estimate is what was reached.
     """
-    resolution, values = start, solve(start)
-    space_change = time_change = float("inf")
+    trials: list[Trial] = []
+    values = None
+
+    def change_by(kind: str, at: Resolution) -> float:
+        """Solve once more, and give the change against the solution before."""
+        nonlocal values
+        started = time.perf_counter()
+        coarse, values = values, solve(at)
+        change = None if coarse is None else relative_l2(coarse, values)
+        trials.append(Trial(kind, str(at), change, time.perf_counter() - started))
+        return float("inf") if change is None else change
+
+    resolution = start
+    space_change = time_change = change_by("start", resolution)
     most_cells, most_steps = start.cells * 2**doublings, start.steps * 2**doublings
     while space_change + time_change > target:
         before = resolution
         if space_change > target / 2 and resolution.cells < most_cells:
             resolution = replace(resolution, cells=2 * resolution.cells)
-            coarse, values = values, solve(resolution)
-            space_change = relative_l2(coarse, values)
+            space_change = change_by("space", resolution)
         if time_change > target / 2 and resolution.steps < most_steps:
             resolution = replace(resolution, steps=2 * resolution.steps)
-            coarse, values = values, solve(resolution)
-            time_change = relative_l2(coarse, values)
+            time_change = change_by("time", resolution)
         if resolution == before:
             warnings.warn(
                 f"the reference solution reached an error estimate of "
@@ -92,4 +105,5 @@ def refine(
                 stacklevel=2,
             )
             break
-    return Refined(values, resolution, space_change, time_change)
+    assert values is not None
+    return Refined(values, resolution, space_change, time_change, tuple(trials))
