@@ -96,7 +96,7 @@ class Problem:
     dict of named terms of the same shape that are to vanish.
     """
 
-    domain: ClassVar[Box]
+    domain: Box
     fields: ClassVar[tuple[str, ...]]
     periodic: ClassVar[tuple[str, ...]] = ()
 

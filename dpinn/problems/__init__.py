@@ -4,13 +4,40 @@ import importlib
 import sys
 
 from dpinn.errors import DpinnError
-from dpinn.problem import Problem, snake_case
+from dpinn.problem import Problem
 from dpinn.problems.allen_cahn import AllenCahn
 from dpinn.problems.burgers import Burgers
+from dpinn.problems.ginzburg_landau import GinzburgLandau
+from dpinn.problems.gray_scott import GrayScott
+from dpinn.problems.kdv import KdV
+from dpinn.problems.kuramoto_sivashinsky import KuramotoSivashinsky
 from dpinn.problems.reaction import Reaction
 from dpinn.problems.wave import Wave
 
-__all__ = ["AllenCahn", "Burgers", "Reaction", "Wave", "problem_by_name"]
+__all__ = [
+    "KNOWN",
+    "AllenCahn",
+    "Burgers",
+    "GinzburgLandau",
+    "GrayScott",
+    "KdV",
+    "KuramotoSivashinsky",
+    "Reaction",
+    "Wave",
+    "problem_by_name",
+]
+
+KNOWN: dict[str, type[Problem]] = {
+    "wave": Wave,
+    "burgers": Burgers,
+    "allen_cahn": AllenCahn,
+    "kdv": KdV,
+    "kuramoto_sivashinsky": KuramotoSivashinsky,
+    "gray_scott": GrayScott,
+    "ginzburg_landau": GinzburgLandau,
+    "reaction": Reaction,
+}
+"""All problems by name, in the order of the benchmarks' table."""
 
 
 def problem_by_name(name: str) -> Problem:
@@ -19,16 +46,15 @@ def problem_by_name(name: str) -> Problem:
     Raises:
         DpinnError: there is no such problem.
     """
-    known = {snake_case(cls.__name__): cls for cls in (AllenCahn, Burgers, Reaction, Wave)}
-    if name in known:
-        return known[name]()
+    if name in KNOWN:
+        return KNOWN[name]()
     module, _, attribute = name.rpartition(".")
     sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise DpinnError(
-            f"there is no problem {name}; use one of {', '.join(known)}, or a class path such as "
+            f"there is no problem {name}; use one of {', '.join(KNOWN)}, or a class path such as "
             "my_pde.AllenCahn"
         ) from error
     return found()

@@ -1,29 +1,23 @@
 """The Allen–Cahn equation: Fourier in space, ETDRK4 in time, refined until converged."""
 
 import math
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import xarray as xr
 
-from dpinn.reference.base import Array, Reference, require_positive
-from dpinn.reference.etdrk4 import integrate
+from dpinn.reference.base import Array, require_positive
 from dpinn.reference.fourier import FourierGrid, Modes
-from dpinn.reference.progress import Progress
-from dpinn.reference.refine import Resolution, refine
-
-TARGET = 1e-10
-QUICK_TARGET = 1e-4
-DOUBLINGS = 5
+from dpinn.reference.refine import Resolution
+from dpinn.reference.spectral import FourierReference, Scale
 
 STEPS_PER_REACTION = 8
 """Of the coarsest solve, in one reaction time 1/r: safely stable for every r."""
 
 
 @dataclass(frozen=True)
-class AllenCahnReference(Reference):
+class AllenCahnReference(FourierReference):
     """``u_t = d u_xx + r (u - u³)`` on [0,1]x[-1,1], periodic, ``u(0,x) = x² cos πx``.
 
     The start has a kink at the seam. Its Fourier coefficients fall as 1/k² only and are taken in
@@ -33,7 +27,11 @@ class AllenCahnReference(Reference):
     """
 
     name: ClassVar[str] = "allen_cahn"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    coordinates = ("x",)
+    fields = ("u",)
+    lower = (-1.0,)
+    lengths = (2.0,)
 
     diffusivity: float = 1e-4
     """``d``."""
@@ -43,76 +41,44 @@ class AllenCahnReference(Reference):
     def __post_init__(self) -> None:
         require_positive(self, "diffusivity", "reaction")
 
-    def solve(self, quick: bool = False, progress: Progress = True) -> xr.Dataset:
-        """Refine from a coarse resolution until the error estimate is below the target."""
-        started = time.perf_counter()
-        t = np.linspace(0, 1, 51 if quick else 201)
-        x = np.linspace(-1, 1, 129 if quick else 1025)
-        refined = refine(
-            lambda resolution: self.solve_at(resolution, t, x, progress)[None],
-            start=Resolution(
-                cells=512 if quick else 2048,
-                steps=math.ceil(STEPS_PER_REACTION * self.reaction * t[1]),
-            ),
-            target=QUICK_TARGET if quick else TARGET,
-            doublings=DOUBLINGS,
-        )
-        return self.dataset(
-            {"t": t, "x": x},
-            {"u": refined.values[0]},
-            error_estimate=refined.error_estimate,
-            solver="Fourier collocation in x, ETDRK4 in t, float64; the last doublings changed u "
-            f"by {refined.space_change:.1e} (space) and {refined.time_change:.1e} (time)",
-            resolution=str(refined.resolution),
-            study=refined.study,
-            started=started,
-        )
+    def scale(self, quick: bool) -> Scale:
+        """Begin with thousands of modes for the kink."""
+        times = 51 if quick else 201
+        steps = math.ceil(STEPS_PER_REACTION * self.reaction / (times - 1))
+        if quick:
+            return Scale(times, 129, Resolution(512, steps), target=1e-4)
+        return Scale(times, 1025, Resolution(2048, steps), target=1e-10)
 
-    def solve_at(
-        self, resolution: Resolution, t: Array, x: Array, progress: Progress = False
-    ) -> Array:
-        """Solve at one resolution.
+    def start(self, axes: Sequence[Array]) -> Array:
+        """A parabola times a cosine."""
+        (x,) = axes
+        return (x**2 * np.cos(np.pi * x))[None]
 
-        Args:
-            resolution: cells must be a multiple of ``len(x) - 1``.
-            t: equispaced times from 0.
-            x: equispaced points from -1 to 1, both included.
-            progress: see ``Reference.solve``.
+    def linear(self, grid: FourierGrid) -> Array:
+        """Diffusion."""
+        return self.diffusivity * grid.laplacian
 
-        Returns:
-            ``len(t) x len(x)`` values; those at t = 0 are exact.
-        """
-        grid = FourierGrid(lower=(-1.0,), lengths=(2.0,), cells=(resolution.cells,))
+    def nonlinear(self, grid: FourierGrid) -> Callable[[Modes], Modes]:
+        """The reaction, its linear part included."""
 
-        def nonlinear(modes: Modes) -> Modes:
+        def reaction(modes: Modes) -> Modes:
             u = grid.to_values(modes)
             return grid.to_modes(self.reaction * (u - u**3))
 
-        history = integrate(
-            initial_modes(resolution.cells),
-            self.diffusivity * grid.laplacian,
-            nonlinear,
-            t,
-            resolution.steps,
-            progress,
-            f"{self.name}, {resolution}",
-        )
-        u = np.array([grid.sample(modes, (len(x),)) for modes in history])
-        u[0] = x**2 * np.cos(np.pi * x)
-        return u
+        return reaction
 
+    def start_modes(self, grid: FourierGrid) -> Modes:
+        """Fourier coefficients of x² cos πx, as scipy's transform from x = -1 has them.
 
-def initial_modes(cells: int) -> Modes:
-    """Fourier coefficients of x² cos πx on [-1, 1], as scipy's transform from x = -1 has them.
+        From ``∫ x² cos mπx dx = 4 (-1)^m / (mπ)²`` over [-1, 1], and 2/3 for m = 0.
+        """
 
-    From ``∫ x² cos mπx dx = 4 (-1)^m / (mπ)²`` over [-1, 1], and 2/3 for m = 0.
-    """
+        def integral(m: Array) -> Array:
+            return np.where(
+                m == 0, 2 / 3, 4 * np.cos(np.pi * m) / (np.pi * np.where(m == 0, 1, m)) ** 2
+            )
 
-    def integral(m: Array) -> Array:
-        return np.where(
-            m == 0, 2 / 3, 4 * np.cos(np.pi * m) / (np.pi * np.where(m == 0, 1, m)) ** 2
-        )
-
-    k = np.arange(cells // 2 + 1.0)
-    coefficients = (integral(k + 1) + integral(k - 1)) / 4
-    return (cells * np.cos(np.pi * k) * coefficients).astype(complex)
+        (cells,) = grid.cells
+        k = np.arange(cells // 2 + 1.0)
+        coefficients = (integral(k + 1) + integral(k - 1)) / 4
+        return (cells * np.cos(np.pi * k) * coefficients).astype(complex)[None]

@@ -12,12 +12,10 @@ from dpinn import DpinnError, Problem
 from dpinn.jet import Field, Jet, fields_of
 from dpinn.problems import AllenCahn, Burgers, Reaction, Wave, problem_by_name
 from dpinn.reference import (
-    AllenCahnReference,
     BurgersReference,
     ReactionReference,
     WaveReference,
 )
-from dpinn.reference.refine import Resolution
 
 FIRST = np.array([1 / 280, -4 / 105, 1 / 5, -4 / 5, 0, 4 / 5, -1 / 5, 4 / 105, -1 / 280])
 """Central first difference of eighth order."""
@@ -108,51 +106,15 @@ def test_solution_of_another_viscosity_does_not_solve_burgers():
     assert np.abs(burgers_terms(Burgers(0.06), 0.05, 0.5, x, 5e-3)).max() > 1e-2
 
 
-# --- Allen-Cahn -----------------------------------------------------------------------------
-
-
-@functools.cache
-def allen_cahn(diffusivity: float):
-    t, x = np.linspace(0, 1, 101), np.linspace(-1, 1, 257)
-    solver = AllenCahnReference(diffusivity=diffusivity)
-    return t, x, solver.solve_at(Resolution(cells=512, steps=4), t, x)
-
-
-def allen_cahn_terms(problem, diffusivity):
-    t, x, u = allen_cahn(diffusivity)
-    period = u[:, :-1]
-    waves = 1j * np.pi * np.fft.rfftfreq(256, 1 / 256)
-    u_xx = np.fft.irfft(waves**2 * np.fft.rfft(period, axis=1), 256, axis=1)
-    u_t = sum(c * np.roll(period, 4 - k, axis=0) for k, c in enumerate(FIRST)) / t[1]
-    # After the kink of the start has diffused, and where the difference has all its points.
-    late = slice(30, -4)
-    return terms_of(
-        problem, "residual", t[late, None], x[:-1], period[late], u_t=u_t[late], u_xx=u_xx[late]
-    )["pde"]
-
-
-def test_allen_cahn_vanishes_on_the_spectral_solution():
-    assert np.abs(allen_cahn_terms(AllenCahn(diffusivity=0.01), 0.01)).max() < 1e-4
-
-
-@pytest.mark.parametrize(
-    "other", [{"diffusivity": 0.02}, {"diffusivity": 0.01, "reaction": 4.0}], ids=str
-)
-def test_solution_of_other_parameters_does_not_solve_allen_cahn(other):
-    assert np.abs(allen_cahn_terms(AllenCahn(**other), 0.01)).max() > 1e-2
-
-
 # --- starts and ends ------------------------------------------------------------------------
 
 
 def solution_of(problem):
-    if isinstance(problem, AllenCahn):
-        return allen_cahn(0.01)
     solution = problem.reference().solve(quick=True, progress=False)
     return solution.t.values, solution.x.values, solution.u.values
 
 
-PROBLEMS = [Wave(), Burgers(), AllenCahn(diffusivity=0.01)]
+PROBLEMS = [Wave(), Burgers()]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
@@ -163,7 +125,7 @@ def test_reference_starts_from_the_initial_condition(problem):
         assert np.abs(values).max() < 1e-14, term
 
 
-@pytest.mark.parametrize("problem", PROBLEMS[:2], ids=lambda p: p.name)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 def test_reference_vanishes_at_the_ends(problem):
     t, x, u = solution_of(problem)
     for end in (0, -1):
@@ -171,12 +133,6 @@ def test_reference_vanishes_at_the_ends(problem):
         terms = terms_of(problem, "ends", t, x[end], u[:, end])
         assert set(terms) == {"bc"}
         assert not terms["bc"].any()
-
-
-def test_allen_cahn_reference_is_periodic():
-    _, _, u = allen_cahn(0.01)
-    np.testing.assert_array_equal(u[:, 0], u[:, -1])
-    assert AllenCahn().periodic == ("x",)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
@@ -206,7 +162,9 @@ def test_problem_is_found_by_name_or_class_path(name, expected):
 
 @pytest.mark.parametrize("name", ["waves", "dpinn.problems.Waves", "no.such.module.Wave"])
 def test_unknown_problem_is_refused_with_those_that_exist(name):
-    with pytest.raises(DpinnError, match=f"there is no problem {name}; use one of allen_cahn"):
+    with pytest.raises(
+        DpinnError, match=f"there is no problem {name}; use one of wave, burgers, allen_cahn"
+    ):
         problem_by_name(name)
 
 
