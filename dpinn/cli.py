@@ -11,6 +11,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ usage: dpinn [--version] [--debug] COMMAND ...
 
   fit        train a PINN: dpinn fit --config C, or go on: dpinn fit --resume [RUN]
   evaluate   errors and figures of a trained run against the reference
+  results    the table of errors of all problems in a folder of runs
   report     the runs of an MLflow experiment side by side: dpinn report EXPERIMENT
   reference  compute and cache the reference solution of a problem
   plan       what sharding SOAP over N ranks would cost: dpinn plan --config C --ranks N
@@ -54,6 +56,7 @@ def _run(given: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "fit": _fit,
         "evaluate": _evaluate,
+        "results": _results,
         "report": _report,
         "reference": _reference,
         "plan": _plan,
@@ -106,6 +109,20 @@ def _folder_of(run: Path) -> Path:
     return Path("runs") / f"mlflow-{run}"
 
 
+def _results(arguments: list[str]) -> None:
+    parser = ArgumentParser(
+        "dpinn results", description="The newest run of every problem as one table of errors."
+    )
+    parser.add_argument("output", nargs="?", type=Path, default=Path("runs"), help="folder of runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+
+    from dpinn.results import collect, table
+
+    results = collect(options.output)
+    _answer(options, {result["problem"]: result for result in results}, table(results))
+
+
 def _report(arguments: list[str]) -> None:
     parser = ArgumentParser(
         "dpinn report", description="The runs of an MLflow experiment side by side, as one page."
@@ -132,17 +149,20 @@ def _reference(arguments: list[str]) -> None:
     )
     parser.add_argument("name", help="burgers, ... or a class path such as my_pde.AllenCahn")
     parser.add_argument("--quick", action="store_true", help="a coarse one, in seconds")
+    parser.add_argument(
+        "--study", action="store_true", help="solve it anew and print the table of convergence"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
 
     from dpinn.problems import problem_by_name
-    from dpinn.reference import Reference, reference_path
+    from dpinn.reference import Reference, reference_path, study_of, study_table
     from dpinn.report import reference_of
 
     problem = problem_by_name(options.name)
     source = problem.reference()
     started = time.perf_counter()
-    dataset = reference_of(problem, quick=options.quick)
+    dataset = reference_of(problem, quick=options.quick, anew=options.study)
     if dataset is None or source is None:
         raise DpinnError(f"{type(problem).__name__} has no reference solution")
     path = reference_path(source, options.quick) if isinstance(source, Reference) else Path(source)
@@ -150,6 +170,7 @@ def _reference(arguments: list[str]) -> None:
         "path": str(path),
         "error_estimate": float(dataset.attrs["error_estimate"]),
         "seconds": time.perf_counter() - started,
+        "study": [asdict(trial) for trial in study_of(dataset)],
     }
     text = "\n".join(
         [
@@ -159,6 +180,8 @@ def _reference(arguments: list[str]) -> None:
             f"  path            {path}",
         ]
     )
+    if options.study:
+        text += "\n" + study_table(dataset)
     _answer(options, result, text)
 
 

@@ -25,6 +25,9 @@ Terms = dict[str, Tensor | Field]
 Face = tuple[str, float]
 """A face of the box: the coordinate that is held, and its value."""
 
+INITIAL = "initial"
+"""The condition at the first time, and the name of its method."""
+
 DRY_POINTS = 7
 """Points of a dry call; a number that no other size equals by chance, so that shapes show."""
 
@@ -99,6 +102,9 @@ class Problem:
     domain: Box
     fields: ClassVar[tuple[str, ...]]
     periodic: ClassVar[tuple[str, ...]] = ()
+    up_to_constant: ClassVar[tuple[str, ...]] = ()
+    """Fields that the equations fix but for a constant in space, such as a pressure; they are
+    compared with a reference after the mean of the difference is taken off."""
 
     def reference(self) -> Reference | str | None:
         """Where the solution is known from: a `Reference`, the path of a NetCDF file, or None."""
@@ -168,10 +174,10 @@ class Problem:
 
     def _methods(self) -> Iterator[tuple[str, tuple[Face, ...]]]:
         yield "residual", ()
-        if hasattr(self, "initial"):
+        if hasattr(self, INITIAL):
             if TIME not in self.domain.coordinates:
                 raise DpinnError(f"{self._title} has an initial condition but no coordinate t")
-            yield "initial", ((TIME, self.domain[TIME][0]),)
+            yield INITIAL, ((TIME, self.domain[TIME][0]),)
         for name in self._marked("faces"):
             faces = getattr(type(self), name).faces
             self._check_faces(name, faces)

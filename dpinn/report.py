@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 
-from dpinn.analysis import Evaluation, evaluate, predict
+from dpinn.analysis import (
+    Evaluation,
+    axes_of,
+    compare_flows,
+    evaluate,
+    observe,
+    predict,
+    statement,
+    window_errors,
+)
 from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.jet.plan import TIME
 from dpinn.loss import ResidualSums, TermLayout
 from dpinn.problem import Problem
 from dpinn.reference import FileReference, load_reference
@@ -29,52 +40,78 @@ from dpinn.run_files import (
 from dpinn.sampling import Collocation
 from dpinn.solution import Solution
 
+Array = NDArray[np.float64]
+
 RESIDUAL_POINTS = 8192
 """Interior points of the residual norms; sampling error about one percent."""
 
 GRID = 201
 """Points along each axis of a figure where there is no reference grid to take."""
 
+MOST_POINTS = 1_000_000
+"""Of such a grid; with three axes it has fewer points along each."""
 
-def reference_of(problem: Problem, quick: bool = False) -> xr.Dataset | None:
+DIGITS = 4
+"""Of the many numbers over time in the written result."""
+
+
+def reference_of(problem: Problem, quick: bool = False, anew: bool = False) -> xr.Dataset | None:
     """The reference solution of a problem, computed where it is not cached; None without one."""
     source = problem.reference()
     if source is None:
         return None
     if isinstance(source, (str, Path)):
         source = FileReference(str(source), problem.domain.coordinates, tuple(problem.fields))
-    return load_reference(source, quick=quick)
+    return load_reference(source, quick=quick, anew=anew)
 
 
-def report(solution: Solution, folder: Path, must_write: bool = True) -> dict[str, Any]:
+def report_axes(problem: Problem, reference: xr.Dataset | None) -> dict[str, Array]:
+    """The grid of a report: that of the reference, or one for figures; {} if nothing is drawn."""
+    if reference is not None:
+        return axes_of(reference, problem)
+    coordinates = problem.domain.coordinates
+    if len(coordinates) > 3:
+        return {}
+    points = min(GRID, int(MOST_POINTS ** (1 / len(coordinates))))
+    return {c: np.linspace(*problem.domain[c], points) for c in coordinates}
+
+
+def report(
+    solution: Solution,
+    folder: Path,
+    must_write: bool = True,
+    predictions: Mapping[str, Array] | None = None,
+) -> dict[str, Any]:
     """Evaluate a solution and write ``evaluation.json`` and figures into a run's folder.
 
     Args:
         solution: what was trained.
         folder: of the run.
         must_write: a folder that cannot be written is an error; else it is a warning.
+        predictions: of all fields and quantities at the points of `report_axes`, one after the
+            other or in the grid's shape, where several ranks have computed them together.
 
     Returns:
-        ``problem``, ``error/<field>`` and ``reference_error`` where there is a reference (NaN
-        where a file states none), ``residual/<term>`` (root mean square), ``horizon``, ``steps``,
-        ``seconds``, ``device``, ``seed``, ``run``, ``figures`` and ``mlflow_run_id``.
+        ``problem``, ``residual/<term>`` (root mean square), ``horizon``, ``steps``, ``seconds``,
+        ``device``, ``seed``, ``run``, ``figures`` and ``mlflow_run_id``. With a reference
+        ``error/<name>``, ``initial_error/<name>`` where it is known, ``reference_error``; of a
+        problem in time ``error_over_time``, ``{"t": [...], name: [...]}``, and ``window_errors``,
+        ``{name: [...]}``, for several windows; of a flow ``flow``, see `FlowComparison.facts`.
+        None stands for a number that is not finite, and for what a file does not state.
     """
     problem, facts = solution.problem, solution.facts
     dataset = reference_of(problem)
+    axes = report_axes(problem, dataset)
+    evaluation = _evaluation(solution, dataset, axes, predictions)
+    flow = compare_flows(problem, axes, evaluation.predictions, dataset)
     result: dict[str, Any] = {"problem": problem.name}
-    if dataset is None:
-        axes = _figure_axes(problem)
-        predictions = predict(solution.pinn, tuple(problem.fields), axes)
-    else:
-        evaluation = evaluate(solution.pinn, tuple(problem.fields), dataset)
-        axes = {str(d): dataset[d].values for d in dataset[problem.fields[0]].dims}
-        predictions = evaluation.predictions
-        for field, error in evaluation.errors.items():
-            result[f"error/{field}"] = error
-        result["reference_error"] = evaluation.reference_error
+    if dataset is not None:
+        result |= _errors(solution, evaluation, dataset)
+    if flow is not None and (numbers := flow.facts()):
+        result["flow"] = {name: _short(number) for name, number in numbers.items()}
     result |= {f"residual/{k}": v for k, v in residual_norms(solution).items()}
     result |= {
-        "horizon": problem.domain["t"][1] if "t" in problem.domain.coordinates else None,
+        "horizon": problem.domain[TIME][1] if TIME in problem.domain.coordinates else None,
         "steps": facts.steps,
         "seconds": round(facts.seconds, 3),
         "device": facts.device,
@@ -83,11 +120,15 @@ def report(solution: Solution, folder: Path, must_write: bool = True) -> dict[st
         "figures": [],
         "mlflow_run_id": facts.mlflow_run_id,
     }
+    result = _without_nan(result)
+    from dpinn.track.pictures import pictures
+
+    history = read_history(folder / METRICS) + read_history(folder / ALIGNMENT)
+    drawn = pictures(problem, axes, evaluation, dataset, solution.windows, flow, history)
     try:
-        for name, picture in _pictures(solution, folder, axes, predictions, dataset).items():
-            path = folder / FIGURES / name
-            write_atomically(path, partial(picture.savefig, format="png", dpi=150))
-            result["figures"].append(str(path))
+        for name, write in drawn:
+            write_atomically(folder / FIGURES / name, write)
+            result["figures"].append(str(folder / FIGURES / name))
         write_json(folder / EVALUATION, result)
     except DpinnError as error:
         if must_write:
@@ -105,21 +146,29 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['problem']}: {result['steps']} steps in {result['seconds']:.0f} s "
         f"on {result['device']}"
     ]
-    own = result.get("reference_error")
-    errors = {k: v for k, v in result.items() if k.startswith("error/")}
-    if own is not None:
-        stated = Evaluation({k[6:]: v for k, v in errors.items()}, own, {})
-        for key in errors:
-            field = key.removeprefix("error/")
-            lines.append(f"  relative L2 error of {field:<12} {stated.statement(field)}")
-        note = "not stated" if math.isnan(own) else f"{own:.1e}"
-        lines.append(f"  the reference's own error         {note}")
+    if "reference_error" in result:
+        own = result["reference_error"]
+        for key in (k for k in result if k.startswith("error/")):
+            name = key.removeprefix("error/")
+            line = f"  relative L2 error of {name:<12} {statement(result[key], own)}"
+            if (initial := result.get(f"initial_{key}")) is not None:
+                line += f"  (initial guess {statement(initial, own)})"
+            lines.append(line)
+        for name, errors in result.get("window_errors", {}).items():
+            told = ["-" if e is None else statement(e, own).replace(" ", "") for e in errors]
+            lines.append(f"    by window, {name:<21}{' '.join(told)}")
+        lines.append(
+            f"  the reference's own error         {'not stated' if own is None else f'{own:.1e}'}"
+        )
     else:
         lines.append("  there is no reference solution; root mean square of each residual:")
         lines += [
-            f"    {k[9:]:<12} {v:.2e}" for k, v in result.items() if k.startswith("residual/")
+            f"    {k[9:]:<12} {'not finite' if v is None else f'{v:.2e}'}"
+            for k, v in result.items()
+            if k.startswith("residual/")
         ]
-    lines += [f"  figure      {path}" for path in result["figures"]]
+    for path in result["figures"]:
+        lines.append(f"  {'animation' if path.endswith('.gif') else 'figure':<11} {path}")
     lines.append(f"  run         {result['run']}")
     if result["mlflow_run_id"]:
         lines.append(f"  MLflow run  {result['mlflow_run_id']}")
@@ -139,31 +188,50 @@ def residual_norms(solution: Solution) -> dict[str, float]:
     return {name: math.sqrt(m) for name, m in zip(layout.names, means, strict=True)}
 
 
-def _pictures(
+def _evaluation(
     solution: Solution,
-    folder: Path,
-    axes: dict[str, np.ndarray],
-    predictions: dict[str, np.ndarray],
     dataset: xr.Dataset | None,
-) -> dict[str, Any]:
-    """The figures by the names of their files."""
-    from dpinn.track import curves_figure, snapshots_figure, solution_figure
-
-    title = type(solution.problem).__name__
-    pictures = {}
-    for field, prediction in predictions.items():
-        exact = None if dataset is None else dataset[field].values
-        if len(axes) in (2, 3):
-            pictures[f"{field}.png"] = solution_figure(field, axes, prediction, exact, title)
-        if len(axes) == 2 and "t" in axes:
-            pictures[f"{field}_snapshots.png"] = snapshots_figure(
-                field, axes, prediction, exact, title
-            )
-    history = read_history(folder / METRICS) + read_history(folder / ALIGNMENT)
-    if history:
-        pictures["curves.png"] = curves_figure(history, title)
-    return pictures
+    axes: Mapping[str, Array],
+    predictions: Mapping[str, Array] | None,
+) -> Evaluation:
+    """Errors and predictions; the latter alone without a reference."""
+    if predictions is not None:
+        shape = tuple(len(axis) for axis in axes.values())
+        predictions = {name: values.reshape(shape) for name, values in predictions.items()}
+    elif axes:
+        parameter = next(solution.pinn.parameters())
+        look = observe(solution.pinn, solution.problem)
+        predictions = predict(look, axes, parameter.device, parameter.dtype)
+    else:
+        predictions = {}
+    if dataset is None:
+        return Evaluation({}, math.nan, dict(predictions))
+    return evaluate(predictions, solution.problem, dataset)
 
 
-def _figure_axes(problem: Problem) -> dict[str, np.ndarray]:
-    return {c: np.linspace(*problem.domain[c], GRID) for c in problem.domain.coordinates}
+def _errors(solution: Solution, evaluation: Evaluation, dataset: xr.Dataset) -> dict[str, Any]:
+    """What the result says about the errors."""
+    problem, initial = solution.problem, solution.facts.initial_errors
+    found: dict[str, Any] = {f"error/{name}": e for name, e in evaluation.errors.items()}
+    found |= {f"initial_error/{n}": e for n, e in initial.items() if n in evaluation.errors}
+    found["reference_error"] = evaluation.reference_error
+    if len(solution.windows) > 1:
+        by_window = window_errors(evaluation, problem, dataset, solution.windows)
+        found["window_errors"] = {n: [_short(e) for e in errors] for n, errors in by_window.items()}
+    if evaluation.over_time:
+        over_time = {TIME: axes_of(dataset, problem)[TIME]} | evaluation.over_time
+        found["error_over_time"] = {n: [_short(e) for e in es] for n, es in over_time.items()}
+    return found
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}")
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None in place of numbers that are not finite, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from dpinn.errors import DpinnError
 from dpinn.jet import DerivativePlan, Field
 from dpinn.jet.field import Key
-from dpinn.nn import PINN
+from dpinn.nn import PINN, WindowedPINN
 from dpinn.nn.pinn import NetworkFactory
 from dpinn.problem import Problem
 from dpinn.run_files import CHECKPOINT, read_checkpoint
@@ -48,6 +48,7 @@ class RunFacts:
         device: what it was trained on.
         seed: of points and parameters.
         mlflow_run_id: the run in MLflow, or None.
+        initial_errors: by field and quantity, of the network as the training began.
     """
 
     steps: int
@@ -55,6 +56,7 @@ class RunFacts:
     device: str
     seed: int
     mlflow_run_id: str | None
+    initial_errors: dict[str, float] = field(default_factory=dict)
 
 
 class Solution:
@@ -62,14 +64,22 @@ class Solution:
 
     Args:
         problem: the PDE.
-        pinn: the network with its trained weights.
+        pinn: the network with its trained weights, or those of all time windows as one.
         facts: how it was trained.
+        windows: intervals of time that were trained one after the other; () if there were none.
     """
 
-    def __init__(self, problem: Problem, pinn: PINN, facts: RunFacts):
+    def __init__(
+        self,
+        problem: Problem,
+        pinn: PINN | WindowedPINN,
+        facts: RunFacts,
+        windows: Sequence[tuple[float, float]] = (),
+    ):
         self.problem = problem
         self.pinn = pinn.requires_grad_(False).eval()
         self.facts = facts
+        self.windows = tuple(windows)
 
     def __call__(self, **coordinates: Any) -> dict[str, SolutionField]:
         """Evaluate all fields.
@@ -144,23 +154,32 @@ def _from_checkpoint(path: Path, device: str) -> Solution:
         raise DpinnError(f"{path} has no configuration; only runs of `dpinn fit` can be loaded")
     config = yaml.safe_load(run["config"])
     problem, network = instantiate(config["problem"], config["model"]["network"])
-    pinn = PINN(problem, network)
+    stages = checkpoint.get("course", {"stages": [{"interval": None}], "finished": []})
+    states = [*stages["finished"], checkpoint["solution"]]
+    # Of the dtype that was trained before anything is copied into them, which would round it.
+    dtype = next(iter(checkpoint["solution"].values())).dtype
+    pinns = [PINN(problem, network).to(device, dtype) for _ in states]
     try:
-        pinn.load_state_dict(checkpoint["solution"])
+        for pinn, state in zip(pinns, states, strict=True):
+            pinn.load_state_dict(state)
     except RuntimeError as error:
         raise DpinnError(
             f"{path} does not fit the network that its configuration describes; was the class "
             f"{config['model']['network']['class_path']} changed since?"
         ) from error
-    dtype = next(iter(checkpoint["solution"].values())).dtype
     facts = RunFacts(
         steps=int(checkpoint["global_step"]),
         seconds=float(run["seconds"]),
         device=run["device"],
         seed=int(run["seed"]),
         mlflow_run_id=run["mlflow_run_id"],
+        initial_errors=dict(run.get("initial_errors", {})),
     )
-    return Solution(problem, pinn.to(device, dtype), facts)
+    if stages["stages"][0]["interval"] is None:
+        return Solution(problem, pinns[0], facts)
+    windows = [tuple(stage["interval"]) for stage in stages["stages"]]
+    whole = WindowedPINN(pinns, [end for _, end in windows[:-1]])
+    return Solution(problem, whole, facts, windows)
 
 
 def instantiate(problem: Any, network: Any) -> tuple[Problem, NetworkFactory]:

@@ -1,5 +1,40 @@
-"""What a trained solution is worth: errors against the reference."""
+"""What a trained solution is worth: errors against the reference, statistics of flows."""
 
-from dpinn.analysis.errors import Evaluation, evaluate, predict, relative_l2, thin_out
+from dpinn.analysis.errors import (
+    Evaluation,
+    axes_of,
+    evaluate,
+    relative_l2,
+    statement,
+    thin_out,
+    window_errors,
+)
+from dpinn.analysis.flow_comparison import FlowComparison, compare_flows
+from dpinn.analysis.predictions import (
+    Array,
+    Network,
+    Observe,
+    grid_points,
+    observe,
+    predict,
+    predict_points,
+)
 
-__all__ = ["Evaluation", "evaluate", "predict", "relative_l2", "thin_out"]
+__all__ = [
+    "Array",
+    "Evaluation",
+    "FlowComparison",
+    "Network",
+    "Observe",
+    "axes_of",
+    "compare_flows",
+    "evaluate",
+    "grid_points",
+    "observe",
+    "predict",
+    "predict_points",
+    "relative_l2",
+    "statement",
+    "thin_out",
+    "window_errors",
+]

@@ -1,28 +1,53 @@
-"""Errors of a network against a reference solution on its grid."""
+"""Errors of a solution against a reference on its grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
-Array = NDArray[np.float64]
-
-BATCH = 65_536
-"""Points evaluated at once: some ten MB per hidden layer, which fits everywhere."""
+from dpinn.analysis.predictions import Array
+from dpinn.errors import DpinnWarning
+from dpinn.jet.plan import TIME
+from dpinn.problem import Problem
 
 RESOLVABLE = 5.0
 """An error under so many times the reference's own says no more than that it is small."""
 
+SAME_TIME = 1e-9
+"""Part of the horizon within which a time of the reference lies on a window's seam."""
 
-def relative_l2(prediction: Array, reference: Array) -> float:
-    """``||prediction - reference|| / ||reference||`` over all points of a grid."""
-    return float(np.linalg.norm(prediction - reference) / np.linalg.norm(reference))
+
+def relative_l2(prediction: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
+    """``||prediction - reference|| / ||reference||`` over all points of a grid.
+
+    Against a reference that is zero everywhere any difference is infinitely large, and none is 0:
+    so NaN always means that the prediction is not a number.
+    """
+    difference = float(np.linalg.norm(prediction - reference))
+    norm = float(np.linalg.norm(reference))
+    if norm == 0:
+        return math.inf if difference > 0 else difference
+    return difference / norm
+
+
+def statement(error: float | None, own: float | None) -> str:
+    """An error as it may be printed: a bound where the reference cannot resolve it.
+
+    Args:
+        error: relative L2; None or not finite where there is none.
+        own: the reference's own error; None or NaN where it is not known.
+    """
+    if error is None or not math.isfinite(error):
+        return "not finite"
+    if own is not None and error < RESOLVABLE * own:
+        return f"< {RESOLVABLE * own:.1e}"
+    return f"{error:.2e}"
 
 
 @dataclass(frozen=True)
@@ -30,63 +55,106 @@ class Evaluation:
     """Errors of a solution.
 
     Attributes:
-        errors: relative L2 per field.
+        errors: relative L2 per name.
         reference_error: the reference's own, NaN where it is not known.
-        predictions: per field on the reference's grid.
+        predictions: per name on the reference's grid, shifted where only a constant is free.
+        over_time: per name the relative L2 at each time of the reference, NaN where the reference
+            is zero everywhere; empty without time.
     """
 
     errors: dict[str, float]
     reference_error: float
     predictions: dict[str, Array]
+    over_time: dict[str, Array] = field(default_factory=dict)
 
-    def statement(self, field: str) -> str:
+    def statement(self, name: str) -> str:
         """The error as it may be printed: a bound where the reference cannot resolve it."""
-        error = self.errors[field]
-        if error < RESOLVABLE * self.reference_error:
-            return f"< {RESOLVABLE * self.reference_error:.1e}"
-        return f"{error:.2e}"
+        return statement(self.errors[name], self.reference_error)
 
 
 def evaluate(
-    network: Callable[[Tensor], Tensor], fields: tuple[str, ...], reference: xr.Dataset
+    predictions: Mapping[str, Array], problem: Problem, reference: xr.Dataset
 ) -> Evaluation:
-    """Compare a network with a reference on the reference's grid.
+    """Compare predictions with a reference on the reference's grid.
+
+    Of a field that is known up to a constant (``problem.up_to_constant``), such as a pressure, the
+    mean of the difference over the grid's points in space is taken away first, at each time.
 
     Args:
-        network: maps ``N x coordinates`` to ``N x fields``.
-        fields: names of the columns.
-        reference: one variable per field over the coordinates in the network's order.
+        predictions: ``n_1 x n_2 x ...`` per name, over `axes_of` the reference.
+        problem: names the coordinates.
+        reference: one variable per field or quantity. What it lacks is not compared.
     """
-    predictions = predict(network, fields, {str(d): reference[d].values for d in reference.dims})
-    errors = {f: relative_l2(predictions[f], reference[f].values) for f in fields}
-    own = float(reference.attrs.get("error_estimate", float("nan")))
-    return Evaluation(errors, own, predictions)
+    coordinates = problem.domain.coordinates
+    in_space = tuple(k for k, c in enumerate(coordinates) if c != TIME)
+    errors, over_time, compared = {}, {}, dict(predictions)
+    for name, prediction in predictions.items():
+        if name not in reference:
+            continue
+        exact = reference[name].transpose(*coordinates).values
+        if name in problem.up_to_constant:
+            prediction = prediction - np.mean(prediction - exact, axis=in_space, keepdims=True)
+            compared[name] = prediction
+        if not exact.any():
+            warnings.warn(
+                f"{name} is zero everywhere in the reference, so that its relative error is "
+                "infinite unless it is met exactly",
+                DpinnWarning,
+                stacklevel=2,
+            )
+        errors[name] = relative_l2(prediction, exact)
+        if TIME in coordinates:
+            over_time[name] = _over_time(prediction, exact, coordinates.index(TIME))
+    own = float(reference.attrs.get("error_estimate", math.nan))
+    return Evaluation(errors, own, compared, over_time)
 
 
-def predict(
-    network: Callable[[Tensor], Tensor], fields: tuple[str, ...], axes: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Values of all fields on the grid spanned by `axes`, in batches of bounded memory."""
-    device, dtype = _placement(network)
-    grids = np.meshgrid(*axes.values(), indexing="ij")
-    points = torch.from_numpy(np.stack([g.ravel() for g in grids], axis=1))
-    with torch.no_grad():
-        values = [
-            network(part.to(device, dtype)).to("cpu", torch.float64) for part in points.split(BATCH)
+def window_errors(
+    evaluation: Evaluation,
+    problem: Problem,
+    reference: xr.Dataset,
+    windows: Sequence[tuple[float, float]],
+) -> dict[str, list[float]]:
+    """Relative L2 within each time window; NaN in one without a time of the reference.
+
+    Args:
+        evaluation: what `evaluate` gave for this reference.
+        problem: names the coordinates.
+        reference: as for `evaluate`.
+        windows: first and last time of each, in their order; a seam counts to the window that ends
+            there.
+    """
+    coordinates = problem.domain.coordinates
+    times = reference[TIME].values
+    margin = SAME_TIME * problem.domain.length(TIME)
+    inside = [(times > start + margin) & (times <= end + margin) for start, end in windows]
+    inside[0] |= np.abs(times - windows[0][0]) <= margin
+    found: dict[str, list[float]] = {}
+    for name in evaluation.errors:
+        exact = np.moveaxis(
+            reference[name].transpose(*coordinates).values, coordinates.index(TIME), 0
+        )
+        prediction = np.moveaxis(evaluation.predictions[name], coordinates.index(TIME), 0)
+        found[name] = [
+            relative_l2(prediction[at], exact[at]) if at.any() else math.nan for at in inside
         ]
-    columns = torch.cat(values).numpy()
-    return {f: columns[:, k].reshape(grids[0].shape) for k, f in enumerate(fields)}
+    return found
+
+
+def axes_of(reference: xr.Dataset, problem: Problem) -> dict[str, Array]:
+    """The axes of a reference's grid, in the order of the problem's coordinates."""
+    return {c: np.asarray(reference[c].values, float) for c in problem.domain.coordinates}
 
 
 def thin_out(reference: xr.Dataset, points: int) -> xr.Dataset:
     """Every k-th grid point along each axis, so that about `points` are left."""
-    total = int(np.prod(list(reference.sizes.values())))
-    stride = max(1, int(np.ceil((total / points) ** (1 / len(reference.sizes)))))
+    total = math.prod(reference.sizes.values())
+    stride = max(1, math.ceil((total / points) ** (1 / max(1, len(reference.sizes)))))
     return reference.isel({d: slice(None, None, stride) for d in reference.dims})
 
 
-def _placement(network: Callable[[Tensor], Tensor]) -> tuple[torch.device, torch.dtype]:
-    if isinstance(network, torch.nn.Module):
-        parameter = next(network.parameters())
-        return parameter.device, parameter.dtype
-    return torch.device("cpu"), torch.float64
+def _over_time(prediction: Array, reference: Array, time: int) -> Array:
+    others = tuple(axis for axis in range(reference.ndim) if axis != time)
+    norms = np.sqrt(np.sum(reference**2, axis=others))
+    differences = np.sqrt(np.sum((prediction - reference) ** 2, axis=others))
+    return np.divide(differences, norms, out=np.full_like(norms, np.nan), where=norms > 0)

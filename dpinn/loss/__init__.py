@@ -9,7 +9,7 @@ from dpinn.loss.pseudo_time import (
     PseudoTime,
     PseudoTimeLevel,
 )
-from dpinn.loss.residuals import ResidualSums, TermLayout
+from dpinn.loss.residuals import SEAM, ResidualSums, TermLayout
 from dpinn.loss.weights import (
     BalancedWeights,
     FixedWeights,
@@ -20,6 +20,7 @@ from dpinn.loss.weights import (
 )
 
 __all__ = [
+    "SEAM",
     "AdaptivePseudoTime",
     "Alignment",
     "BalancedWeights",

@@ -179,6 +179,10 @@ class PseudoTimeLevel(nn.Module):
             marching[term] = marching[term] + self.inverse_tau[k] * difference
         return marching
 
+    def restart(self) -> None:
+        """Forget the steps that were estimated."""
+        self.inverse_tau.fill_(1 / self.strategy.tau)
+
     def due(self, step: int) -> bool:
         """Whether `begin` is to be called before this optimizer step."""
         return self.strategy.starts_level(step)

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from dpinn.loss.pseudo_time import PseudoTimeLevel
-from dpinn.nn import PINN
-from dpinn.problem import Condition, Problem
+from dpinn.nn import PINN, WindowedPINN
+from dpinn.problem import INITIAL, Condition, Problem
 from dpinn.sampling import Collocation
+
+SEAM = "initial, of the window before"
+"""Key of what the initial condition is compared with in a time window that is not the first: the
+values of its terms, ``n x terms``, at the points of the initial condition; no name of a method."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class TermLayout:
 
 
 def condition_residuals(
-    pinn: PINN,
+    pinn: PINN | WindowedPINN,
     problem: Problem,
     condition: Condition,
     points: Tensor,
@@ -88,7 +92,7 @@ class ResidualSums(torch.nn.Module):
 
     def __init__(
         self,
-        pinn: PINN,
+        pinn: PINN | WindowedPINN,
         problem: Problem,
         collocation: Collocation,
         offset: int = 0,
@@ -104,13 +108,17 @@ class ResidualSums(torch.nn.Module):
         self.pseudo_time = pseudo_time
 
     def forward(self, points: Mapping[str, Tensor]) -> Tensor:
-        """Map each condition's ``n x coordinates`` points to the flat vector of sums."""
+        """Map each condition's ``n x coordinates`` points, and perhaps `SEAM`, to the sums."""
         sums = []
         for condition in self.conditions:
             here = points[condition.name]
             residuals = condition_residuals(
                 self.pinn, self.problem, condition, here, self.pseudo_time
             )
+            if condition.name == INITIAL and SEAM in points:
+                # The start of a window is where the window before has ended.
+                before = points[SEAM].unbind(1)
+                residuals = [r - b for r, b in zip(residuals, before, strict=True)]
             chunks = self.chunks[condition.name]
             sums += [self._chunk_sums(residual**2, chunks) for residual in residuals]
         return torch.cat(sums)

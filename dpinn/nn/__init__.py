@@ -7,6 +7,7 @@ from dpinn.nn.mlp import MLP
 from dpinn.nn.modified_mlp import ModifiedMLP
 from dpinn.nn.pinn import PINN
 from dpinn.nn.pirate_net import PirateNet
+from dpinn.nn.windowed import WindowedPINN
 
 __all__ = [
     "MLP",
@@ -16,5 +17,6 @@ __all__ = [
     "ModifiedMLP",
     "PeriodicEmbedding",
     "PirateNet",
+    "WindowedPINN",
     "physics_informed_initialization",
 ]

@@ -10,8 +10,12 @@ from dpinn.problems.burgers import Burgers
 from dpinn.problems.ginzburg_landau import GinzburgLandau
 from dpinn.problems.gray_scott import GrayScott
 from dpinn.problems.kdv import KdV
+from dpinn.problems.kolmogorov import Kolmogorov
 from dpinn.problems.kuramoto_sivashinsky import KuramotoSivashinsky
+from dpinn.problems.lid_driven_cavity import LidDrivenCavity
+from dpinn.problems.rayleigh_taylor import RayleighTaylor
 from dpinn.problems.reaction import Reaction
+from dpinn.problems.taylor_green import TaylorGreen
 from dpinn.problems.wave import Wave
 
 __all__ = [
@@ -21,8 +25,12 @@ __all__ = [
     "GinzburgLandau",
     "GrayScott",
     "KdV",
+    "Kolmogorov",
     "KuramotoSivashinsky",
+    "LidDrivenCavity",
+    "RayleighTaylor",
     "Reaction",
+    "TaylorGreen",
     "Wave",
     "problem_by_name",
 ]
@@ -35,6 +43,10 @@ KNOWN: dict[str, type[Problem]] = {
     "kuramoto_sivashinsky": KuramotoSivashinsky,
     "gray_scott": GrayScott,
     "ginzburg_landau": GinzburgLandau,
+    "lid_driven_cavity": LidDrivenCavity,
+    "kolmogorov": Kolmogorov,
+    "rayleigh_taylor": RayleighTaylor,
+    "taylor_green": TaylorGreen,
     "reaction": Reaction,
 }
 """All problems by name, in the order of the benchmarks' table."""

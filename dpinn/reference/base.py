@@ -43,6 +43,25 @@ def study_of(dataset: xr.Dataset) -> tuple[Trial, ...]:
     return tuple(Trial(**row) for row in json.loads(dataset.attrs.get(STUDY, "[]")))
 
 
+def study_table(dataset: xr.Dataset) -> str:
+    """Give the convergence study of a solution as a table."""
+    trials = study_of(dataset)
+    own = f"error estimate {dataset.attrs['error_estimate']:.1e}"
+    if not trials:
+        return (
+            f"  {dataset.attrs.get('solver', 'from a file')}: nothing to refine, {own} by rounding"
+        )
+    width = max(len(trial.resolution) for trial in trials)
+    lines = [f"  {'resolution':<{width}}  {'refined in':<10}  {'changed by':>10}  {'seconds':>8}"]
+    for trial in trials:
+        change = "" if trial.change is None else f"{trial.change:.2e}"
+        refined = "" if trial.change is None else trial.refined
+        lines.append(
+            f"  {trial.resolution:<{width}}  {refined:<10}  {change:>10}  {trial.seconds:>8.1f}"
+        )
+    return "\n".join([*lines, f"  {own}"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference(abc.ABC):
     """A converged solution of one PDE that a network's error is measured against.

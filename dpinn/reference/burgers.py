@@ -8,14 +8,18 @@ import numpy as np
 import xarray as xr
 
 from dpinn.errors import DpinnError
-from dpinn.reference.base import Array, Reference, require_positive
+from dpinn.reference.base import Array, Reference, Trial, require_positive
 from dpinn.reference.progress import Progress, track
+from dpinn.reference.refine import relative_l2
 
 TOLERANCE = 1e-13
 """Largest change of u anywhere, by doubling the nodes, at which the quadrature has converged."""
 
 FIRST_NODES = 128
 MOST_NODES = 2**16
+
+STUDIED_TIMES = 8
+"""At which the convergence of the quadrature is shown."""
 
 UNDERFLOW = 40.0
 """exp(-40) = 4e-18: what lies further below the largest value of an integrand is nothing."""
@@ -65,6 +69,7 @@ class BurgersReference(Reference):
         x = np.linspace(-1, 1, 129 if quick else 1025)
         u = np.empty((len(t), len(x)))
         most_nodes, change = 0, 0.0
+        study = self._study(t[1:], x)
         with track(len(t), self.name, progress) as done:
             for row, moment in enumerate(t):
                 u[row], row_nodes, row_change = self._converged(float(moment), x)
@@ -79,7 +84,25 @@ class BurgersReference(Reference):
             f"{TOLERANCE:.0e}",
             resolution=f"up to {most_nodes} quadrature nodes a point",
             started=started,
+            study=study,
         )
+
+    def _study(self, t: Array, x: Array) -> list[Trial]:
+        """Double the nodes of all quadratures, at a few times, until nothing changes."""
+        tolerance = max(TOLERANCE, self._roundoff())
+        some = t[:: max(1, len(t) // STUDIED_TIMES)]
+        trials: list[Trial] = []
+        coarse, nodes = None, FIRST_NODES // 4
+        while coarse is None or trials[-1].change is None or trials[-1].change > tolerance:
+            started = time.perf_counter()
+            u = np.array([self._quadrature(float(moment), np.abs(x), nodes) for moment in some])
+            change = None if coarse is None else relative_l2(coarse[None], u[None])
+            seconds = time.perf_counter() - started
+            trials.append(Trial("quadrature", f"{nodes} nodes a point", change, seconds))
+            coarse, nodes = u, 2 * nodes
+            if nodes > MOST_NODES:
+                break
+        return trials
 
     def _roundoff(self) -> float:
         """Bound the effect on u of rounding the exponents, whose size is ``1/πν``."""

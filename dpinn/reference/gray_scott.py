@@ -63,7 +63,7 @@ class GrayScottReference(FourierReference):
         """Begin with the modes and steps that the spots of the benchmark need."""
         if quick:
             return Scale(11, 65, Resolution(64, 60), target=1e-2)
-        return Scale(41, 129, Resolution(128, 40), target=1e-5)
+        return Scale(41, 129, Resolution(128, 40), target=3e-5)
 
     def start(self, axes: Sequence[Array]) -> Array:
         """A hole in u beside a spot of v."""

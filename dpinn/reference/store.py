@@ -61,7 +61,7 @@ def reference_path(reference: Reference, quick: bool = False) -> Path:
 
 
 def load_reference(
-    reference: Reference, quick: bool = False, progress: Progress = True
+    reference: Reference, quick: bool = False, progress: Progress = True, anew: bool = False
 ) -> xr.Dataset:
     """Read a reference solution, computing and caching it first where that was not yet done.
 
@@ -69,6 +69,7 @@ def load_reference(
         reference: the problem's reference, or a ``FileReference``, which is read each time.
         quick: the coarse solution, within seconds.
         progress: a bar on stderr, nothing, or a function of the steps done and their total.
+        anew: compute it even if it is cached, and replace what is.
 
     Returns:
         What ``reference.solve`` gives, see there.
@@ -89,7 +90,7 @@ def load_reference(
         cached = _read(path, definition)
     except _DamagedError:
         cached = None  # Told below, once no other process can be replacing it.
-    if cached is not None:
+    if cached is not None and not anew:
         return cached
     with _locked(path, progress):
         try:
@@ -100,7 +101,7 @@ def load_reference(
                 DpinnWarning,
                 stacklevel=2,
             )
-        if cached is not None:
+        if cached is not None and not anew:
             return cached
         dataset = reference.solve(quick, progress)
         dataset.attrs[DEFINITION] = definition

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpinn.errors import DpinnError
 from dpinn.jet.plan import TIME
-from dpinn.problem import Condition, Problem
+from dpinn.problem import INITIAL, Condition, Problem
 from dpinn.sampling.counter import stream_key
 from dpinn.sampling.sequences import Sequence, unit_points
 
@@ -35,6 +35,8 @@ class Collocation:
             weights work on them.
         sequence: ``uniform``, or ``sobol`` (each chunk its own stretch of the sequence).
         seed: of all streams.
+        window: the time window that is sampled, counted from 0.
+        interval: of time, that of the window; None is the whole domain's.
     """
 
     problem: Problem
@@ -43,6 +45,8 @@ class Collocation:
     chunks: int = 1
     sequence: Sequence = "uniform"
     seed: int = 0
+    window: int = 0
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.chunks < 1:
@@ -88,14 +92,14 @@ class Collocation:
         return 1 if condition.faces else self.chunks
 
     def batch_at(
-        self, step: int, *, rank: int = 0, world_size: int = 1, window: int = 0,
+        self, step: int, *, rank: int = 0, world_size: int = 1,
         device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64,
     ) -> dict[str, Tensor]:  # fmt: skip
         """This rank's slice of every condition's points at a step, ``n x coordinates`` each."""
         out = {}
         for condition in self.problem.conditions:
             start, stop = rank_slice(self.count(condition), rank, world_size)
-            key = stream_key(self.seed, window, step, condition.name)
+            key = stream_key(self.seed, self.window, step, condition.name)
             out[condition.name] = self._points(
                 condition, key, start, stop, torch.device(device)
             ).to(dtype)
@@ -106,8 +110,12 @@ class Collocation:
     ) -> Tensor:
         box = self.problem.domain
         unit = unit_points(self.sequence, key, start, stop, len(box.coordinates), device)
-        low = torch.tensor(box.lower(), dtype=torch.float64, device=device)
-        high = torch.tensor(box.upper(), dtype=torch.float64, device=device)
+        intervals = box.intervals
+        if self.interval is not None:
+            intervals = intervals | {TIME: self.interval}
+        low, high = torch.tensor(
+            list(intervals.values()), dtype=torch.float64, device=device
+        ).unbind(1)
         index = torch.arange(start, stop, device=device)
         chunks = self.condition_chunks(condition)
         if chunks > 1:
@@ -118,6 +126,8 @@ class Collocation:
         for k, (coordinate, value) in enumerate(condition.faces):
             axis = box.coordinates.index(coordinate)
             here = index * len(condition.faces) // self.count(condition) == k
+            if condition.name == INITIAL:
+                value = intervals[TIME][0]
             points[:, axis] = torch.where(here, value, points[:, axis])
         return points
 

@@ -47,16 +47,13 @@ class Resampling(ABC):
         self.every = every
 
     @abstractmethod
-    def fill(
-        self, collocation: Collocation, residual: Residual, step: int, window: int = 0
-    ) -> Tensor:
+    def fill(self, collocation: Collocation, residual: Residual, step: int) -> Tensor:
         """A new pool; all ranks come here together, and the first one's is taken.
 
         Args:
             collocation: the points as they would be without a pool.
             residual: of the network as it stands.
             step: before which the pool is filled.
-            window: the time window that is trained.
 
         Returns:
             ``chunks x pool x coordinates``, float64; each chunk's points in its own interval of
@@ -129,9 +126,7 @@ class ResidualResampling(Resampling):
         self.power = power
         self.floor = floor
 
-    def fill(
-        self, collocation: Collocation, residual: Residual, step: int, window: int = 0
-    ) -> Tensor:
+    def fill(self, collocation: Collocation, residual: Residual, step: int) -> Tensor:
         """Draw a new pool; a pure function of (seed, window, step) and the residual."""
         seed, chunks = collocation.seed, collocation.chunks
         points = replace(
@@ -140,9 +135,9 @@ class ResidualResampling(Resampling):
             points={},
             sequence="uniform",
             seed=stream_key(seed, "candidates"),
-        ).batch_at(step, window=window)[collocation.interior.name]
+        ).batch_at(step)[collocation.interior.name]
         weights = self.weights(residual(points).view(chunks, self.candidates))
-        kept = draw(weights, self.pool, stream_key(seed, window, step, "pool"))
+        kept = draw(weights, self.pool, stream_key(seed, collocation.window, step, "pool"))
         return points.view(chunks, self.candidates, -1).take_along_dim(kept[:, :, None], 1)
 
     def weights(self, magnitudes: Tensor) -> Tensor:

@@ -1,17 +1,24 @@
 """Experiment records: MLflow runs, the environment of a run, figures. Only this imports MLflow."""
 
+from dpinn.track.animation import animation
 from dpinn.track.environment import device_description, environment, git_state, versions
+from dpinn.track.error_over_time import error_over_time_figure
 from dpinn.track.figures import curves_figure, snapshots_figure, solution_figure
+from dpinn.track.flow_figures import flow_figure, streamlines_figure
 from dpinn.track.mlflow_run import MLflowRun, download_artifact
 
 __all__ = [
     "MLflowRun",
+    "animation",
     "curves_figure",
     "device_description",
     "download_artifact",
     "environment",
+    "error_over_time_figure",
+    "flow_figure",
     "git_state",
     "snapshots_figure",
     "solution_figure",
+    "streamlines_figure",
     "versions",
 ]

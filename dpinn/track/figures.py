@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpinn.analysis.errors import relative_l2
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
@@ -31,12 +33,6 @@ FEW = 100  # values of a curve that is not smoothed
 LOG_DECADES = 4  # of the error's logarithmic scale, below its largest value
 
 
-def relative_l2(prediction: Array, reference: Array) -> float:
-    """Return ``|prediction - reference| / |reference|`` over all grid points."""
-    norm = float(np.linalg.norm(reference))
-    return float(np.linalg.norm(prediction - reference)) / norm if norm > 0 else float("nan")
-
-
 def solution_figure(
     name: str,
     axes: Mapping[str, Array],
@@ -57,35 +53,38 @@ def solution_figure(
         prediction: `n_1 x n_2 (x n_3)`-dim array.
         reference: array of the same shape; without it the prediction stands alone.
         title: stands before the relative L2 error.
-        times: with three axes, one row of panels for each; the final time if not given.
+        times: with three axes, one row of panels for each, or one panel where the prediction
+            stands alone; the final time if not given.
     """
-    _check_shapes(axes, prediction, reference)
+    check_shapes(axes, prediction, reference)
     if len(axes) not in (2, 3):
         raise ValueError(f"a solution figure needs 2 or 3 axes, not {', '.join(axes)}")
     names, grids = list(axes), list(axes.values())
     rows: list[tuple[str, Any]] = [("", ...)]
     if len(axes) == 3:
         picked = _nearest(grids[0], times if times is not None else [float(grids[0][-1])])
-        rows = [(f"{_symbol(names[0])} = {grids[0][i]:.3g}", i) for i in picked]
+        rows = [(f"{typeset(names[0])} = {grids[0][i]:.3g}", i) for i in picked]
         names, grids = names[1:], grids[1:]
     in_space = "t" not in names
-    height = _row_height(grids, in_space, reference is not None) * len(rows) + 0.45
-    alone_in_space = in_space and reference is None
-    figure = new_figure(height, width=0.6 * WIDTH_IN if alone_in_space else WIDTH_IN)
-    columns = 1 if reference is None else 3
-    panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
-    field_norm, field_map = _field_scale(prediction if reference is None else reference)
-    error_norm = None if reference is None else _error_scale(np.abs(prediction - reference))
-    symbol = _symbol(name)
+    # A prediction that stands alone has its times side by side.
+    alone = reference is None
+    down, columns = (1, len(rows)) if alone else (len(rows), 3)
+    height = _row_height(grids, in_space, columns > 1) * down + 0.45
+    figure = new_figure(height, width=0.6 * WIDTH_IN if in_space and columns == 1 else WIDTH_IN)
+    panels = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False)
+    field_norm, field_map = field_scale(prediction if reference is None else reference)
+    error = None if reference is None else np.abs(prediction - reference)
+    error_norm = None if error is None else error_scale(error)
+    symbol = typeset(name)
     for row, (when, index) in enumerate(rows):
         shown = [("prediction", prediction[index], field_norm, field_map)]
-        if reference is not None and error_norm is not None:
-            error = np.abs(prediction - reference)[index]
+        if reference is not None and error is not None and error_norm is not None:
             shown += [
                 ("reference", reference[index], field_norm, field_map),
-                ("absolute error", error, error_norm, "magma"),
+                ("absolute error", error[index], error_norm, "magma"),
             ]
-        for panel, (label, values, norm, colours) in zip(panels[row], shown, strict=True):
+        here = panels.reshape(len(rows), -1)[row]
+        for panel, (label, values, norm, colours) in zip(here, shown, strict=True):
             floor = norm.vmin if label == "absolute error" else None
             image = panel.pcolormesh(
                 grids[0],
@@ -99,14 +98,14 @@ def solution_figure(
             style_panel(panel, ", ".join(part for part in (label, when) if part))
             if in_space:
                 panel.set_aspect("equal")
-            if row == len(rows) - 1:
-                panel.set_xlabel(_symbol(names[0]))
-            if label == "prediction":
-                panel.set_ylabel(_symbol(names[1]), rotation=0, labelpad=10)
-            if label == ("prediction" if reference is None else "reference"):
-                _colour_bar(figure, image, panel, symbol, columns)
+            if alone or row == len(rows) - 1:
+                panel.set_xlabel(typeset(names[0]))
+            if panel in panels[:, 0]:
+                panel.set_ylabel(typeset(names[1]), rotation=0, labelpad=10)
+            if label == "reference" or (alone and row == len(rows) - 1):
+                colour_bar(figure, image, panel, symbol, columns)
             elif label == "absolute error":
-                _colour_bar(figure, image, panel, f"|Δ{symbol}|", columns)
+                colour_bar(figure, image, panel, f"|Δ{symbol}|", columns)
     _headline(figure, symbol, title, prediction, reference)
     return figure
 
@@ -129,7 +128,7 @@ def snapshots_figure(
         title: stands before the relative L2 error.
         times: when; five evenly spaced ones if not given.
     """
-    _check_shapes(axes, prediction, reference)
+    check_shapes(axes, prediction, reference)
     if len(axes) != 2:
         raise ValueError(f"snapshots need a time and one more axis, not {', '.join(axes)}")
     (time_name, time_grid), (space_name, space_grid) = axes.items()
@@ -142,16 +141,16 @@ def snapshots_figure(
         if reference is not None:
             panel.plot(space_grid, reference[i], color=PALETTE[5], lw=3.5, label="reference")
         panel.plot(space_grid, prediction[i], "--", color=INK, lw=1.4, label="prediction")
-        style_panel(panel, f"{_symbol(time_name)} = {time_grid[i]:.3g}")
-        panel.set_xlabel(_symbol(space_name))
+        style_panel(panel, f"{typeset(time_name)} = {time_grid[i]:.3g}")
+        panel.set_xlabel(typeset(space_name))
         panel.margins(x=0.02)
         panel.locator_params(axis="x", nbins=4)
         panel.grid(color="#E6E6E6", lw=0.7)
-    panels[0].set_ylabel(_symbol(name), rotation=0, labelpad=10)
+    panels[0].set_ylabel(typeset(name), rotation=0, labelpad=10)
     if reference is not None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
-    _headline(figure, _symbol(name), title, prediction, reference)
+    _headline(figure, typeset(name), title, prediction, reference)
     return figure
 
 
@@ -261,7 +260,8 @@ def _series(history: History, group: str) -> dict[str, tuple[Array, Array]]:
     }
 
 
-def _check_shapes(axes: Mapping[str, Array], prediction: Array, reference: Array | None) -> None:
+def check_shapes(axes: Mapping[str, Array], prediction: Array, reference: Array | None) -> None:
+    """Refuse arrays that are not on the grid of the axes."""
     expected = tuple(len(grid) for grid in axes.values())
     for label, values in (("prediction", prediction), ("reference", reference)):
         if values is not None and values.shape != expected:
@@ -271,7 +271,7 @@ def _check_shapes(axes: Mapping[str, Array], prediction: Array, reference: Array
             )
 
 
-def _field_scale(values: Array) -> tuple[Normalize, str]:
+def field_scale(values: Array) -> tuple[Normalize, str]:
     """Return a colour scale: diverging about zero for a field that changes sign."""
     from matplotlib.colors import Normalize
 
@@ -284,7 +284,7 @@ def _field_scale(values: Array) -> tuple[Normalize, str]:
     return Normalize(low, high), "viridis"
 
 
-def _error_scale(error: Array) -> Normalize:
+def error_scale(error: Array) -> Normalize:
     """Return a scale from zero, or a logarithmic one when few points hold the error."""
     from matplotlib.colors import LogNorm, Normalize
 
@@ -332,7 +332,8 @@ def style_panel(panel: Axes, title: str) -> None:
         panel.spines[side].set_color(FAINT)
 
 
-def _colour_bar(figure: Figure, image: Any, panel: Axes, label: str, columns: int) -> None:
+def colour_bar(figure: Figure, image: Any, panel: Axes, label: str, columns: int) -> None:
+    """Put a labelled colour bar beside the last of the panels that share it."""
     # An inset keeps the panel's height whatever its aspect.
     place = (1.0 + 0.01 * columns, 0.0, max(0.02, 0.015 * columns), 1.0)
     bar = figure.colorbar(image, cax=panel.inset_axes(place))
@@ -351,7 +352,7 @@ def _headline(
         figure.suptitle(",  ".join(parts), x=0.01, ha="left", fontsize=13, color=INK)
 
 
-def _symbol(name: str) -> str:
+def typeset(name: str) -> str:
     """Set a name as mathematics: one letter, or a Greek one by its name."""
     if name in GREEK:
         return rf"$\{name}$"

@@ -66,13 +66,19 @@ class AlignmentMeter:
 
     def __init__(self, tracking: AlignmentTracking, named_parameters: Iterable[tuple[str, Tensor]]):
         named = [(name, p) for name, p in named_parameters if p.requires_grad]
+        self.tracking = tracking
         self.every = tracking.every
+        self._named = named
         self.parameters = [p for _, p in named]
         self._layers: dict[str, list[int]] = {}
         for index, (name, _) in enumerate(named):
             self._layers.setdefault(name.rpartition(".")[0], []).append(index)
-        self._followers = Followers(tracking.compare, named)
         self._grams: dict[int, dict[str, Tensor]] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with new followers, as the training does with a new optimizer."""
+        self._followers = Followers(self.tracking.compare, self._named)
         self._last: dict[str, tuple[int, list[Tensor]]] = {}
 
     def due(self, step: int) -> bool:

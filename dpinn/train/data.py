@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from dpinn.errors import DpinnError
-from dpinn.problem import Problem
+from dpinn.loss import SEAM
+from dpinn.problem import INITIAL, Problem
 from dpinn.sampling import Collocation, Resampling, rank_slice
 from dpinn.sampling.sequences import Sequence
 from dpinn.train.distributed import all_reduce_sum, broadcast_from_first
@@ -88,14 +89,37 @@ class Collocations(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> StepBatch:
         """Make the points on the device that trains."""
         first = int(batch)
+        if self._module.enter(first):
+            self.pool = None  # of another stage
+        self._here = self._sampled_now()
         if self.resampling is not None:
             self._keep_pool(self.resampling, first)
         points = [self._points(step) for step in range(first, first + self.inner_steps)]
+        if self._module.course.marches:
+            self._add_seam(points)
         return StepBatch(first, points)
+
+    def _sampled_now(self) -> Collocation:
+        """The collocation of the present stage: its window of time, its problem."""
+        stage = self._module.course.stage
+        assert stage is not None
+        return replace(
+            self.collocation,
+            problem=self._module.trained,
+            window=0 if stage.interval is None else stage.index,
+            interval=stage.interval,
+        )
+
+    def _add_seam(self, points: list[dict[str, Tensor]]) -> None:
+        """What the start of a window is compared with, for all steps by one call."""
+        starts = [here[INITIAL] for here in points]
+        values = self._module.course.at_seam(self._here.problem, torch.cat(starts))
+        for here, value in zip(points, values.split([len(s) for s in starts]), strict=True):
+            here[SEAM] = value
 
     def _points(self, step: int) -> dict[str, Tensor]:
         """This rank's points of a step."""
-        collocation, (rank, world_size) = self.collocation, self._rank_and_world_size
+        collocation, (rank, world_size) = self._here, self._rank_and_world_size
         points = collocation.batch_at(
             step,
             rank=rank,
@@ -129,7 +153,7 @@ class Collocations(LightningDataModule):
         """Fill the pool where there is none or it is time; all ranks come here together."""
         device = self._module.device
         if self.pool is None or step % resampling.every == 0:
-            pool = resampling.fill(self.collocation, partial(self._residual, step), step)
+            pool = resampling.fill(self._here, partial(self._residual, step), step)
             self._require_shape(pool)
             self.pool = pool.to(device, torch.float64).contiguous()
             # Not even processors that round otherwise may make the ranks' pools differ.
@@ -147,7 +171,7 @@ class Collocations(LightningDataModule):
 
     def _residual(self, step: int, points: Tensor) -> Tensor:
         """The magnitude of the residual at points, each rank evaluating its slice of them."""
-        problem, interior = self.collocation.problem, self.collocation.interior
+        problem, interior = self._here.problem, self._here.interior
         magnitudes = torch.zeros(len(points), dtype=torch.float64, device=self._module.device)
         start, stop = rank_slice(len(points), *self._rank_and_world_size)
         with self._module.evaluation() as pinn:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch.optim import Optimizer
 
 from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.loss import (
+    SEAM,
     FixedTolerance,
     FixedWeights,
     PseudoTime,
@@ -34,15 +37,19 @@ from dpinn.optim import (
     needs_second_backward,
     soap_of,
 )
-from dpinn.problem import Problem
+from dpinn.problem import INITIAL, Problem
 from dpinn.sampling import rank_slice
+from dpinn.sampling.counter import stream_key
 from dpinn.train.alignment import AlignmentMeter, AlignmentTracking, Reading
 from dpinn.train.compiling import CompileMode, compile_loss, decide
+from dpinn.train.course import Course
 from dpinn.train.data import Collocations, StepBatch
 from dpinn.train.distributed import broadcast_from_first
 from dpinn.train.objective import Objective
 from dpinn.train.parallelism import WholeOnEveryRank
-from dpinn.train.sharing import Shard, share_out
+from dpinn.train.randomness import seed_all
+from dpinn.train.sharing import Shard, shard_group, share_out
+from dpinn.train.stages import Stage, Stages, adjust, plan_stages
 from dpinn.train.step import Stepper
 
 
@@ -57,6 +64,8 @@ class PINNTraining(LightningModule):
         weights: of the loss terms.
         causal_tolerance: ε of the causal weights, a number or a schedule; used when the data has
             more than one chunk.
+        stages: time windows, or a curriculum over a parameter of the problem; null trains the whole
+            domain at once.
         pseudo_time: marches the residual in pseudo-time, against spurious solutions; null does not.
         clip: largest norm of the whole gradient; null does not clip, and LBFGS never does.
         shard: which ranks divide SOAP's state: all of the ``world``, those of each ``node``, or
@@ -75,6 +84,7 @@ class PINNTraining(LightningModule):
         schedule: WarmupExponentialDecay | None = None,
         weights: TermWeights | None = None,
         causal_tolerance: float | ToleranceSchedule = 1.0,
+        stages: Stages | None = None,
         pseudo_time: PseudoTime | None = None,
         clip: float | None = 1.0,
         shard: Shard = "world",
@@ -90,11 +100,14 @@ class PINNTraining(LightningModule):
         self.automatic_optimization = False
         self.problem = problem
         self.pinn = PINN(problem, network)
+        self.stages = stages
+        self.trained = copy.copy(problem)  # whose parameters a curriculum changes
+        self.course = Course((Stage(0, 0, 0),))
         self.optimizer_factory = optimizer
         self.schedule = schedule
         self.objective = Objective(problem.terms, weights or FixedWeights(), causal_tolerance)
         self.pseudo_time = (
-            None if pseudo_time is None else PseudoTimeLevel(pseudo_time, self.pinn, problem)
+            None if pseudo_time is None else PseudoTimeLevel(pseudo_time, self.pinn, self.trained)
         )
         self.clip = clip
         self.shard = shard
@@ -108,6 +121,13 @@ class PINNTraining(LightningModule):
 
     # --- set-up ---------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Plan the stages, before a checkpoint may bring those of a run."""
+        steps = self.trainer.max_steps
+        plan = plan_stages(self.stages, self.problem, steps, self._data.inner_steps)
+        self.course = Course(plan)
+        adjust(self.trained, plan[0])
+
     def configure_model(self) -> None:
         """Take the trainer's precision before a checkpoint is loaded, which would be rounded."""
         self.pinn.to(torch.get_default_dtype())
@@ -120,16 +140,21 @@ class PINNTraining(LightningModule):
         The parameters have their start values by then: a strategy may spread them afterwards.
         """
         self._set_start_values()
-        try:
-            optimizer = self.optimizer_factory(list(self.pinn.named_parameters()))
-        except ValueError as error:
-            raise DpinnError(f"model.optimizer: {error}") from error
-        share_out(optimizer, self.shard, self.trainer.num_devices)
+        self._shard_group = shard_group(self.shard, self.trainer.num_devices)
+        optimizer = self._new_optimizer()
         if self.alignment is not None:
             self.meter = AlignmentMeter(self.alignment, self.pinn.named_parameters())
             if self._measured:
                 self.meter.load_state_dict(self._measured)
                 self._measured = {}
+        return optimizer
+
+    def _new_optimizer(self) -> Optimizer:
+        try:
+            optimizer = self.optimizer_factory(list(self.pinn.named_parameters()))
+        except ValueError as error:
+            raise DpinnError(f"model.optimizer: {error}") from error
+        share_out(optimizer, self._shard_group)
         return optimizer
 
     def _set_start_values(self) -> None:
@@ -142,19 +167,22 @@ class PINNTraining(LightningModule):
         """Look at the first step's points for mistakes, and compile where decided."""
         self._require_whole_gradient()
         data = self._data
-        self.objective.layout = TermLayout.build(data.collocation)
+        collocation = replace(data.collocation, problem=self.trained)
+        self.objective.layout = TermLayout.build(collocation)
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        offset, _ = rank_slice(data.collocation.batch, rank, world_size)
-        sums = ResidualSums(self.pinn, self.problem, data.collocation, offset, self.pseudo_time)
-        points = data.collocation.batch_at(
+        offset, _ = rank_slice(collocation.batch, rank, world_size)
+        sums = ResidualSums(self.pinn, self.trained, collocation, offset, self.pseudo_time)
+        points = collocation.batch_at(
             0,
             rank=rank,
             world_size=world_size,
             device=self.device,
             dtype=next(self.pinn.parameters()).dtype,
         )
+        if self.course.marches:
+            points[SEAM] = self.course.at_seam(self.trained, points[INITIAL])
         # A function even where it is not compiled: as a submodule it would be saved as well.
-        self.stepper = Stepper(self, sums.forward, data.collocation)
+        self.stepper = Stepper(self, sums.forward, collocation)
         self.stepper.look(self.trainer.global_step, sums, points)
         if self.compiled is None:
             self.compiled = self._decide_compile()
@@ -168,6 +196,11 @@ class PINNTraining(LightningModule):
 
     def _require_whole_gradient(self) -> None:
         """Refuse what cannot be done with the gradient or the parameters in parts."""
+        if self.stages is not None and not self.parallelism.renews_optimizer:
+            raise DpinnError(
+                "model.stages begins each stage with a new optimizer, which DeepSpeed's engine "
+                "does not take; use trainer.strategy ddp"
+            )
         if self.parallelism.gradient_is_whole:
             return
         compared = self.alignment is not None and self.alignment.compare
@@ -192,6 +225,40 @@ class PINNTraining(LightningModule):
             return False
         taylor = self.pinn.taylor
         return decide(self.compile_mode, self.trainer.max_steps, self.device, taylor)
+
+    # --- stages ---------------------------------------------------------------------------
+
+    def enter(self, step: int) -> bool:
+        """Be in the stage of a step; all ranks come here together, before its points are made.
+
+        Returns:
+            Whether the step begins a stage that follows another.
+        """
+        stage = self.course.stage_at(step)
+        if stage is self.course.stage:
+            return False
+        begins = 0 < step == stage.first
+        if begins:
+            self._hand_on(step)
+        self.course.enter(stage, self.pinn)
+        adjust(self.trained, stage)
+        return begins
+
+    def _hand_on(self, step: int) -> None:
+        """Keep the solution of the stage that has ended, and start all but it anew."""
+        with self.evaluation() as pinn:
+            solution = {k: v.detach().clone() for k, v in pinn.state_dict().items()}
+        self.course.finish(solution)
+        self.pinn.load_state_dict(solution)
+        # An optimizer may draw numbers when it is made.
+        seed_all(stream_key(self._data.collocation.seed, step, "stage"))
+        self.trainer.strategy.optimizers = [self._new_optimizer()]
+        self.objective.restart()
+        if self.pseudo_time is not None:
+            self.pseudo_time.restart()
+        if self.meter is not None:
+            self.meter.restart()
+        self.stepper.take_rates()
 
     # --- training -------------------------------------------------------------------------
 
@@ -255,6 +322,8 @@ class PINNTraining(LightningModule):
         if soap is not None:
             counts = {f"optimizer/{k}": float(v) for k, v in soap.counters.items() if k != "steps"}
             logged |= counts | {"memory/optimizer_gb": soap.state_bytes / 1e9}
+        if self.course.stage is not None and len(self.course.plan) > 1:
+            logged["stage"] = float(self.course.stage.index)
         return logged
 
     def alignment_readings(self) -> list[Reading]:
@@ -268,6 +337,8 @@ class PINNTraining(LightningModule):
             solution = {k: v.detach().clone() for k, v in self.pinn.state_dict().items()}
         checkpoint["solution"] = solution
         checkpoint["compiled"] = self.compiled
+        if self.stages is not None:
+            checkpoint["course"] = self.course.state_dict()
         if self.meter is not None:
             checkpoint["alignment"] = self.meter.state_dict()
 
@@ -276,6 +347,8 @@ class PINNTraining(LightningModule):
         self.compiled = checkpoint["compiled"]
         self._measured = checkpoint.get("alignment", {})
         self._require_same_buffers(checkpoint["state_dict"])
+        if self.stages is not None:
+            self.course.load_state_dict(checkpoint.get("course", {"stages": [{}]}))
 
     def _require_same_buffers(self, saved: Mapping[str, Tensor]) -> None:
         """Refuse to go on with other strategies than those whose state was saved."""

@@ -43,6 +43,12 @@ class Objective(nn.Module):
         self.register_buffer("term_weights", weighting.initial(terms))
         self.register_buffer("tolerance_state", causality.initial())
 
+    def restart(self) -> None:
+        """Weights and tolerance as before the first step."""
+        terms = tuple(self.layout.names)
+        self.term_weights.copy_(self.weighting.initial(terms))
+        self.tolerance_state.copy_(self.causality.initial())
+
     def coefficients(self, sums: Tensor, weighted: bool = True) -> Tensor:
         """What each of the global sums is multiplied with in the loss; no gradient.
 

@@ -23,11 +23,13 @@ class WholeOnEveryRank:
         compiles: whether the loss may be compiled.
         gradient_is_whole: whether every parameter's ``.grad`` is all of it once it is finished.
         several_backwards: whether `forward` allows other gradients before the backward pass.
+        renews_optimizer: whether the optimizer may be replaced by a new one.
     """
 
     compiles = True
     several_backwards = True
     gradient_is_whole = True
+    renews_optimizer = True
 
     def whole_parameters(self) -> AbstractContextManager[None]:
         """A context in which all parameters are there; all ranks enter it together."""

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import xarray as xr
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from dpinn.analysis import evaluate, thin_out
+from dpinn.analysis import Array
 from dpinn.errors import DpinnError
-from dpinn.report import reference_of, report, summary
+from dpinn.report import reference_of, report, report_axes, summary
 from dpinn.run_files import (
     ALIGNMENT,
     CHECKPOINT,
@@ -33,11 +32,10 @@ from dpinn.track import MLflowRun, device_description, environment
 from dpinn.train.alignment import Reading
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
+from dpinn.train.stages import Stage
 from dpinn.train.strategies import ReplicatedStrategy
 from dpinn.train.strategies.lost_rank import WatchingLauncher, go_on_with, lost_contact
-
-WATCHED_POINTS = 20_000
-"""Points of the reference grid at which the error is watched; enough for two digits."""
+from dpinn.train.watching import Watch, predict_together
 
 
 class Recorder(Callback):
@@ -80,7 +78,8 @@ class Recorder(Callback):
         self._run_id: str | None = None
         self._history: History | None = None
         self._alignment: History | None = None
-        self._watched: xr.Dataset | None = None
+        self._watch: Watch | None = None
+        self._initial_errors: dict[str, float] = {}
         self._seconds_before = 0.0
         self._saved_step = -1
 
@@ -96,6 +95,7 @@ class Recorder(Callback):
             "device": self._device(pl_module),
             "seed": trainer.datamodule.collocation.seed,  # type: ignore[attr-defined]
             "mlflow_run_id": self._run_id,
+            "initial_errors": self._initial_errors,
         }
 
     def on_load_checkpoint(
@@ -108,6 +108,7 @@ class Recorder(Callback):
             self.folder = path.parent.parent
         self._run_id = run.get("mlflow_run_id")
         self._seconds_before = float(run.get("seconds", 0.0))
+        self._initial_errors = dict(run.get("initial_errors", {}))
         self._saved_step = int(checkpoint["global_step"])
 
     # --- the course of a run --------------------------------------------------------------
@@ -140,7 +141,7 @@ class Recorder(Callback):
         if trainer.is_global_zero:
             try:
                 reference = reference_of(pl_module.problem)
-                self._watched = None if reference is None else thin_out(reference, WATCHED_POINTS)
+                self._watch = None if reference is None else Watch(pl_module.problem, reference)
                 self._open(trainer, pl_module)
             except DpinnError as error:
                 failure = error
@@ -150,6 +151,11 @@ class Recorder(Callback):
         if opened is None:
             sys.exit(1)  # rank 0 says why
         self.folder = Path(opened)
+        if trainer.global_step == 0:
+            self._initial_errors = self._errors(pl_module)
+            if self._run is not None:
+                named = {f"initial_error/{k}": v for k, v in self._initial_errors.items()}
+                self._run.log_metrics(named, step=0)
         self._started = self._last_log = time.monotonic()
 
     def _open(self, trainer: Trainer, module: PINNTraining) -> None:
@@ -197,14 +203,16 @@ class Recorder(Callback):
         """Log, evaluate and save when it is time, in this order."""
         assert isinstance(pl_module, PINNTraining)
         step, last = trainer.global_step, trainer.global_step >= trainer.max_steps
-        logs, evaluates = step % self.log_every == 0, step % self.evaluate_every == 0
+        stage = pl_module.course.stage
+        logs = step % self.log_every == 0
+        evaluates = step % self.evaluate_every == 0 or (stage is not None and step == stage.end)
         for reading in pl_module.alignment_readings():
             if trainer.is_global_zero:
                 self._log_alignment(reading)
         writes = trainer.is_global_zero and (logs or evaluates or last)
         row = {"step": step} | self._metrics(pl_module, step) if writes else {}
         if evaluates or last:
-            row |= self._errors(pl_module)
+            row |= {f"error/{k}": v for k, v in self._errors(pl_module, stage).items()}
         if writes:
             self._log(trainer, row)
         if step % self.checkpoint_every == 0 or last:
@@ -240,13 +248,10 @@ class Recorder(Callback):
         self._last_log, self._last_step = now, step
         return row
 
-    def _errors(self, module: PINNTraining) -> dict[str, float]:
+    def _errors(self, module: PINNTraining, stage: Stage | None = None) -> dict[str, float]:
         """Errors against the reference on rank 0; all ranks come here, for their parameters."""
         with module.evaluation() as pinn:
-            if self._watched is None:
-                return {}
-            found = evaluate(pinn, tuple(module.problem.fields), self._watched)
-        return {f"error/{field}": error for field, error in found.errors.items()}
+            return {} if self._watch is None else self._watch.errors(pinn, stage)
 
     def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
         assert self._history is not None
@@ -281,17 +286,23 @@ class Recorder(Callback):
         if trainer.global_step < trainer.max_steps:
             self._stop_early(trainer)
             return
+        predictions = self._predict_together(trainer, pl_module)
         _leave(trainer)
         if not trainer.is_global_zero or self.folder is None:
             return
-        self.result = report(load(self.folder), self.folder)
+        self.result = report(load(self.folder), self.folder, predictions=predictions)
         if self._run is not None:
             finals = {k: v for k, v in self.result.items() if k.startswith("residual/")}
             finals |= {k.replace("error/", "final_error/"): v for k, v in self.result.items()
                        if k.startswith("error/")}  # fmt: skip
+            for name, errors in self.result.get("window_errors", {}).items():
+                for window, error in enumerate(errors):
+                    if error is not None:
+                        self._run.log_metrics({f"window_error/{name}": error}, step=window)
             if "reference_error" in self.result:
                 finals["reference_error"] = self.result["reference_error"]
-            self._run.log_metrics(finals, step=trainer.global_step)
+            known = {k: v for k, v in finals.items() if v is not None}
+            self._run.log_metrics(known, step=trainer.global_step)
             for figure in self.result["figures"]:
                 self._run.log_file(figure, "figures")
             self._run.log_file(self.folder / EVALUATION)
@@ -300,6 +311,24 @@ class Recorder(Callback):
         print(summary(self.result), flush=True)
         if self._run is not None:
             print(f"  MLflow      {self._run.url}", flush=True)
+
+    def _predict_together(
+        self, trainer: Trainer, module: LightningModule
+    ) -> dict[str, Array] | None:
+        """What several ranks predict on the reference's grid, which rank 0 would be long about."""
+        assert isinstance(module, PINNTraining)
+        if trainer.world_size == 1:
+            return None
+        reference = None if self._watch is None else self._watch.reference
+        axes = report_axes(module.problem, reference) if trainer.is_global_zero else None
+        axes = trainer.strategy.broadcast(axes)
+        if not axes:
+            return None
+        with module.evaluation() as pinn:
+            whole = module.course.whole(pinn)
+            return predict_together(
+                whole, module.problem, axes, trainer.global_rank, trainer.world_size
+            )
 
     def _stop_early(self, trainer: Trainer) -> None:
         """Keep what was reached when Lightning ends a run, as it does at trainer.max_time."""

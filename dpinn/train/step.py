@@ -56,8 +56,12 @@ class Stepper:
         self.objective = module.objective
         self.parallelism = module.parallelism
         self.meter = module.meter
-        self._base_rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._seen: list[Seen] = []
+        self.take_rates()
+
+    def take_rates(self) -> None:
+        """Take the learning rates of a new optimizer, which the schedule scales."""
+        self._base_rates = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def look(self, step: int, sums: ResidualSums, points: Mapping[str, Tensor]) -> None:
         """One eager call at some points, where mistakes show as sentences."""
@@ -146,7 +150,7 @@ class Stepper:
 
         They come from the step's own forward pass where it is given, else from one more.
         """
-        weighs = self.objective.weighting.due(step)
+        weighs = self.objective.weighting.due(self._in_stage(step))
         aligns = self.meter is not None and self.meter.due(step)
         if not (weighs or aligns):
             return
@@ -180,15 +184,22 @@ class Stepper:
 
     def _begin_pseudo_time(self, step: int, points: Mapping[str, Tensor]) -> None:
         level = self.module.pseudo_time
-        if level is not None and level.due(step):
+        if level is not None and level.due(self._in_stage(step)):
             interior = points[level.condition.name]
-            level.begin(step, self.module.pinn, interior, all_reduce_sum, self.module.skips)
+            level.begin(
+                self._in_stage(step), self.module.pinn, interior, all_reduce_sum, self.module.skips
+            )
 
     def _set_learning_rate(self, step: int) -> None:
         schedule: WarmupExponentialDecay | None = self.module.schedule
-        factor = 1.0 if schedule is None else schedule.factor(step)
+        factor = 1.0 if schedule is None else schedule.factor(self._in_stage(step))
         for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
+
+    def _in_stage(self, step: int) -> int:
+        """The step counted from the first of its stage, where schedules and weights begin anew."""
+        stage = self.module.course.stage
+        return step if stage is None else step - stage.first
 
     def _clock(self, timed: bool) -> float:
         """Seconds; a GPU is waited for only where the time is used."""

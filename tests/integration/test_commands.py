@@ -217,3 +217,15 @@ def test_a_baseline_lowers_the_loss(optimizer: str, work: Any) -> None:
     assert len(losses) == steps
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+
+
+def test_a_solution_trained_in_float64_is_loaded_to_the_last_bit(workplace: Any) -> None:
+    work = workplace()
+    assert work("fit", "-c", work.config({"trainer.precision": "64-true"})).returncode == 0
+    run = work.run_folder()
+    saved = torch.load(run / "checkpoints/last.ckpt")["solution"]
+    loaded = dpinn.load(run).pinn.state_dict()
+    assert saved.keys() == loaded.keys()
+    for name, values in saved.items():
+        assert values.dtype == torch.float64
+        assert loaded[name].equal(values), name

@@ -45,7 +45,7 @@ from dpinn.sampling import Resampling
 class Own(Resampling):
     \"\"\"A user's strategy on processors that do not compute the same.\"\"\"
 
-    def fill(self, collocation, residual, step, window=0):
+    def fill(self, collocation, residual, step):
         torch.manual_seed(step + 1000 * int(os.environ.get("RANK", 0)))
         t = (torch.arange(3)[:, None] + torch.rand(3, 8)) / 3
         assert residual(torch.rand(5, 2).double()).shape == (5,)

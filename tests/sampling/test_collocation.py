@@ -62,11 +62,11 @@ def unit(points: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("chunks", [1, 8])
 def test_slices_of_the_ranks_are_bitwise_the_whole_batch(world_size, sequence, chunks):
-    points = collocation(sequence=sequence, chunks=chunks, points={"walls": 50, "initial": 3})
-    whole = points.batch_at(17, window=2)
-    slices = [
-        points.batch_at(17, window=2, rank=r, world_size=world_size) for r in range(world_size)
-    ]
+    points = collocation(
+        sequence=sequence, chunks=chunks, points={"walls": 50, "initial": 3}, window=2
+    )
+    whole = points.batch_at(17)
+    slices = [points.batch_at(17, rank=r, world_size=world_size) for r in range(world_size)]
     for name in ("residual", "initial", "walls"):
         assert torch.equal(torch.cat([s[name] for s in slices]), whole[name])
 
@@ -95,7 +95,7 @@ def test_same_arguments_give_the_same_points(sequence):
     "other",
     [
         lambda s: collocation(sequence=s).batch_at(6),
-        lambda s: collocation(sequence=s).batch_at(5, window=1),
+        lambda s: collocation(sequence=s, window=1).batch_at(5),
         lambda s: collocation(sequence=s, seed=4).batch_at(5),
     ],
     ids=["step", "window", "seed"],
@@ -142,7 +142,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
 def test_points_are_the_ones_that_saved_runs_were_made_with(sequence):
-    points = collocation(sequence=sequence).batch_at(2, window=1)["residual"][[0, 101]]
+    points = collocation(sequence=sequence, window=1).batch_at(2)["residual"][[0, 101]]
     np.testing.assert_array_equal(points.numpy(), np.reshape(GOLDEN[sequence], (2, 3)))
 
 

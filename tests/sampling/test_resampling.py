@@ -152,9 +152,9 @@ def test_pool_holds_candidates_each_once(chunks):
 
 
 def test_pool_is_a_pure_function_of_seed_window_and_step():
-    def fill(step: int = 5, window: int = 0, **changes) -> Tensor:
+    def fill(step: int = 5, **changes) -> Tensor:
         collocation = dataclasses.replace(COLLOCATION, **changes)
-        return resampling().fill(collocation, ramp, step, window)
+        return resampling().fill(collocation, ramp, step)
 
     assert fill().equal(fill())
     assert fill().equal(fill(batch=64, points={"initial": 3}, sequence="sobol"))

@@ -11,7 +11,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from dpinn.track import curves_figure, snapshots_figure, solution_figure
-from dpinn.track.figures import relative_l2
 
 T, X, Y = np.linspace(0, 1, 11), np.linspace(-1, 1, 21), np.linspace(0, 3, 31)
 WAVE = np.sin(np.pi * (X[None, :] - T[:, None]))
@@ -104,6 +103,18 @@ def test_chosen_times_have_a_row_each() -> None:
     shown = panels(figure)
     assert len(shown) == 6
     assert np.array_equal(drawn(shown["reference, $t$ = 0.5"]), FLOW[5].T)
+
+
+def test_times_of_a_prediction_that_stands_alone_are_side_by_side() -> None:
+    figure = solution_figure("u", {"t": T, "x": X, "y": Y}, FLOW, times=[0.0, 0.5, 1.0])
+    shown = panels(figure)
+    assert list(shown) == [f"prediction, $t$ = {t}" for t in ("0", "0.5", "1")]
+    assert np.array_equal(drawn(shown["prediction, $t$ = 0.5"]), FLOW[5].T)
+    places = [panel.get_subplotspec().colspan.start for panel in figure.axes]  # type: ignore
+    assert places == [0, 1, 2]
+    assert [bool(panel.child_axes) for panel in figure.axes] == [False, False, True]
+    assert [panel.get_ylabel() for panel in figure.axes] == ["$y$", "", ""]
+    assert pixels(figure).shape[1] == 1200
 
 
 def test_a_steady_field_has_equal_aspect() -> None:
@@ -203,10 +214,6 @@ def test_constant_weights_are_left_out_and_non_finite_values_skipped() -> None:
     assert 7 not in np.asarray(line.get_xdata())
     with pytest.raises(ValueError, match="no loss/, error/, weight/, alignment/ or lr"):
         curves_figure([{"step": 0, "loss/pde": float("nan")}])
-
-
-def test_relative_l2_of_a_zero_reference_is_not_a_number() -> None:
-    assert np.isnan(relative_l2(np.ones(3), np.zeros(3)))
 
 
 def test_figures_leave_pyplot_alone() -> None:

@@ -69,9 +69,7 @@ class Corners(Resampling):
         self.filled: list[int] = []
         self.seen: list[Tensor] = []
 
-    def fill(
-        self, collocation: Collocation, residual: Residual, step: int, window: int = 0
-    ) -> Tensor:
+    def fill(self, collocation: Collocation, residual: Residual, step: int) -> Tensor:
         self.filled.append(step)
         self.seen.append(residual(POINTS))
         times = torch.arange(5, dtype=torch.float64) / 4

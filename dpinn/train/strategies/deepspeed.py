@@ -167,6 +167,7 @@ class ThroughEngine(WholeOnEveryRank):
     """Stage 0: the engine runs the loss; gradients are added up as without it."""
 
     several_backwards = False
+    renews_optimizer = False
 
     def __init__(self, strategy: DeepSpeedStrategy):
         self.strategy = strategy

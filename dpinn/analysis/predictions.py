@@ -1,0 +1,141 @@
+"""What a network says on a grid: its fields, and the quantities that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpinn.jet import DerivativePlan, Field
+from dpinn.problem import Problem
+
+Array = NDArray[np.float64]
+
+Observe = Callable[[Tensor], Mapping[str, Tensor]]
+"""From ``N x coordinates`` points to one tensor of ``N`` per name."""
+
+BATCH = 16_384
+"""Points at once: with first derivatives some 50 MB a layer of width 256 in float32."""
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""How CUDA, the CPU allocators of PyTorch and cuBLAS say so, in a RuntimeError."""
+
+
+class Network(Protocol):
+    """What is asked of a PINN here; a network of several time windows answers it too."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Map ``N x coordinates`` to ``N x fields``."""
+
+    def fields(self, points: Tensor, plan: DerivativePlan) -> dict[str, Field]:
+        """The fields with the derivatives of a plan."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The weights."""
+
+
+def observe(pinn: Network, problem: Problem, with_quantities: bool = True) -> Observe:
+    """All fields of a problem and the quantities that it declares, from the network itself.
+
+    Derivatives that a quantity reads, as the vorticity does, are the network's own.
+
+    Args:
+        pinn: the network.
+        problem: names the fields and quantities.
+        with_quantities: leave it out where the fields alone are watched, which is cheaper.
+    """
+    quantities = problem.quantities if with_quantities else ()
+    plan = DerivativePlan.build(
+        problem.domain.coordinates,
+        {index for q in quantities for index in q.plan.partials},
+        any(q.plan.laplacian for q in quantities),
+    )
+
+    def at(points: Tensor) -> dict[str, Tensor]:
+        if not quantities:
+            return dict(zip(problem.fields, pinn.forward(points).unbind(1), strict=True))
+        fields = pinn.fields(points, plan)
+        values = {name: fields[name].value for name in problem.fields}
+        for quantity in quantities:
+            values |= problem.evaluate(quantity, fields, points)
+        return values
+
+    return at
+
+
+def predict(
+    observe: Observe, axes: Mapping[str, Array], device: torch.device, dtype: torch.dtype
+) -> dict[str, Array]:
+    """Observe on the grid that is spanned by axes.
+
+    Args:
+        observe: is called with points on `device`, in `dtype`.
+        axes: ``n_i`` values by coordinate, in the order of the problem.
+        device: where to compute.
+        dtype: the network's.
+
+    Returns:
+        ``n_1 x n_2 x ...`` per name.
+    """
+    shape = tuple(len(axis) for axis in axes.values())
+    values = predict_points(observe, grid_points(axes), device, dtype)
+    return {name: column.reshape(shape) for name, column in values.items()}
+
+
+def grid_points(axes: Mapping[str, Array]) -> Tensor:
+    """The points of a grid, ``N x coordinates`` in float64, the last coordinate running fastest."""
+    grids = np.meshgrid(*axes.values(), indexing="ij")
+    return torch.from_numpy(np.stack([g.ravel() for g in grids], axis=1).astype(np.float64))
+
+
+def predict_points(
+    observe: Observe, points: Tensor, device: torch.device, dtype: torch.dtype
+) -> dict[str, Array]:
+    """Observe at points, such as one rank's share of a grid, in batches of bounded memory.
+
+    Where a batch does not fit into memory it is halved, down to a single point.
+
+    Args:
+        observe: is called with points on `device`, in `dtype`.
+        points: ``N x coordinates``; N may be zero.
+        device: where to compute.
+        dtype: the network's.
+
+    Returns:
+        ``N`` per name, float64.
+    """
+    found: dict[str, Array] = {}
+    batch, start = min(BATCH, max(1, len(points))), 0
+    while not found or start < len(points):
+        part = slice(start, start + batch)
+        values = _observed(observe, points[part].to(device, dtype), last=batch == 1)
+        if values is None:
+            batch //= 2
+            continue
+        for name, column in values.items():
+            found.setdefault(name, np.empty(len(points)))[part] = column
+        start += batch
+    return found
+
+
+def _observed(observe: Observe, points: Tensor, last: bool) -> dict[str, Array] | None:
+    """The values at a batch of points; None where memory is short, if another try is left."""
+    try:
+        with torch.no_grad():
+            values = observe(points)
+            return {name: v.to("cpu", torch.float64).numpy() for name, v in values.items()}
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, MemoryError) or any(m in str(error) for m in OUT_OF_MEMORY)
+        if last or not short:
+            raise
+    # Only here, with the error gone, are the tensors of its stack free.
+    return None

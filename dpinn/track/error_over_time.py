@@ -1,0 +1,62 @@
+"""A figure of how the error grows over time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpinn.track.figures import FAINT, INK, PALETTE, Array, new_figure, style_panel, typeset
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLES = ("-", "--", ":", "-.")
+
+
+def error_over_time_figure(
+    times: Array,
+    errors: Mapping[str, Array],
+    bound: float = math.nan,
+    seams: Sequence[float] = (),
+    title: str | None = None,
+) -> Figure:
+    """Show the relative error at each time on a logarithmic scale, one line per name.
+
+    Args:
+        times: ``n_t``.
+        errors: ``n_t`` per name; what is not finite or not above zero leaves a gap.
+        bound: errors below it are not resolved by the reference; NaN where it is not known.
+        seams: times at which one time window ends and the next begins.
+        title: above the panel.
+    """
+    figure = new_figure(4.2, width=9.0)
+    panel = figure.subplots()
+    styles = itertools.cycle(zip(itertools.cycle(PALETTE), STYLES * 3, strict=False))
+    for (name, error), (colour, line) in zip(errors.items(), styles, strict=False):
+        known = np.isfinite(error) & (error > 0)
+        shown = np.where(known, error, np.nan)
+        panel.plot(times, shown, line, color=colour, lw=2.0, label=typeset(name))
+        # A line needs two neighbours; a time between gaps would not be seen.
+        alone = known & ~np.roll(np.pad(known, 1), 1)[1:-1] & ~np.roll(np.pad(known, 1), -1)[1:-1]
+        panel.plot(times[alone], shown[alone], "o", color=colour, ms=4)
+    panel.set_yscale("log")
+    if bound > 0:
+        low, high = panel.get_ylim()
+        if bound > low:
+            panel.axhspan(low / 1e9, bound, color="#EEEEEE", lw=0, zorder=0)
+            panel.plot([], [], color="#DDDDDD", lw=8, label="not resolved by the reference")
+        panel.set_ylim(low, high)
+    for k, seam in enumerate(seams):
+        label = "seams of the time windows" if k == 0 else None
+        panel.axvline(seam, color=FAINT, lw=0.7, alpha=0.4, zorder=0, label=label)
+    style_panel(panel, title or "")
+    panel.grid(color="#E6E6E6", lw=0.7, axis="y")
+    panel.set_xlim(times[0], times[-1])
+    panel.set_xlabel("$t$")
+    panel.set_ylabel("relative $L^2$ error", color=INK)
+    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    return figure

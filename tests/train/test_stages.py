@@ -1,0 +1,116 @@
+"""A plan of stages is a value: it is made, and refused, before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+from dpinn import Box, DpinnError, Problem, on
+from dpinn.problems import AllenCahn, Burgers
+from dpinn.train import Curriculum, TimeWindows
+from dpinn.train.stages import adjust, plan_stages
+
+
+def plan(stages, problem=None, max_steps=1200, inner_steps=10):
+    return plan_stages(stages, problem or Burgers(), max_steps, inner_steps)
+
+
+def test_without_stages_there_is_one_of_the_whole_domain():
+    (stage,) = plan(None)
+    assert (stage.index, stage.first, stage.end, stage.interval) == (0, 0, 1200, None)
+
+
+def test_windows_divide_time_and_steps_without_gap():
+    stages = plan(TimeWindows(count=3))
+    assert [s.index for s in stages] == [0, 1, 2]
+    assert [(s.first, s.end) for s in stages] == [(0, 400), (400, 800), (800, 1200)]
+    assert stages[0].interval[0] == 0
+    assert stages[-1].interval[1] == 1
+    for before, after in itertools.pairwise(stages):
+        assert before.interval[1] == after.interval[0]
+        assert before.interval[1] - before.interval[0] == pytest.approx(1 / 3)
+
+
+def test_a_curriculum_has_a_value_and_a_budget_for_each_stage():
+    stages = plan(Curriculum("reaction", [1, 3, 5], [100, 200, 900]), AllenCahn())
+    assert [(s.first, s.end) for s in stages] == [(0, 100), (100, 300), (300, 1200)]
+    assert [dict(s.parameters) for s in stages] == [{"reaction": v} for v in (1.0, 3.0, 5.0)]
+    assert str(stages[1]) == "stage 2: reaction = 3, 200 steps"
+
+
+class Terminal(Burgers):
+    """A condition at the end of time."""
+
+    @on(t=1)
+    def end(self, u):
+        return {"end": u}
+
+
+class Derived(AllenCahn):
+    """Computes what it needs from its parameter too early."""
+
+    def __init__(self, rate: float = 5.0):
+        super().__init__()
+        self.rate = rate
+        self.reaction = 1.0 * rate
+
+
+class Steady(Problem):
+    """Without time."""
+
+    domain = Box(x=(0.0, 1.0))
+    fields = ("u",)
+
+    def residual(self, u):
+        return {"pde": u.xx - 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "problem", "sentence"),
+    [
+        (lambda: TimeWindows(0), None, "count 0 must be at least 1"),
+        (
+            lambda: TimeWindows(7),
+            None,
+            "1200 does not divide into 7 time windows; use 1204 or 1197",
+        ),
+        (lambda: TimeWindows(16), None, "begins at step 75, which is no multiple of data.inner"),
+        (lambda: TimeWindows(2), Steady(), "Steady has no initial condition"),
+        (lambda: TimeWindows(2), Terminal(), "Terminal.end holds at one time"),
+        (
+            lambda: Curriculum("viscosity", [1], [1, 2]),
+            None,
+            "as many steps as values, not 2 for 1",
+        ),
+        (lambda: Curriculum("viscosity", [], []), None, "as many steps as values"),
+        (lambda: Curriculum("speed", [1], [1200]), None, "Burgers has no number 'speed'"),
+        (lambda: Curriculum("viscosity", [1], [1200]), None, "ends at viscosity = 1, but that of"),
+        (lambda: Curriculum("reaction", [5], [100]), AllenCahn(), "has 100 steps, but .* is 1200"),
+        (lambda: Curriculum("reaction", [1, 5], [0, 1200]), AllenCahn(), "must all be at least 1"),
+        (
+            lambda: Curriculum("rate", [1, 5], [600, 600]),
+            Derived(),
+            "no condition of Derived reads",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_sentence(make, problem, sentence):
+    with pytest.raises(DpinnError, match=sentence):
+        plan(make(), problem)
+
+
+def test_adjusting_changes_the_residual_in_place_and_leaves_the_users_problem_alone():
+    problem = AllenCahn()
+    mine = copy.copy(problem)
+    first, second = plan(Curriculum("reaction", [1, 5], [600, 600]), problem)
+    adjust(mine, first)
+    tensor = mine.reaction
+    adjust(mine, second)
+    assert mine.reaction is tensor
+    assert float(tensor) == 5
+    assert problem.reaction == 5.0
+    assert isinstance(problem.reaction, float)
+    assert tensor.dtype == torch.float64
