@@ -61,7 +61,13 @@ def reference_of(problem: Problem, quick: bool = False, anew: bool = False) -> x
     if source is None:
         return None
     if isinstance(source, (str, Path)):
-        source = FileReference(str(source), problem.domain.coordinates, tuple(problem.fields))
+        free = tuple(problem.up_to_constant)
+        source = FileReference(
+            str(source),
+            problem.domain.coordinates,
+            fields=tuple(f for f in problem.fields if f not in free),
+            optional=(*free, *(q.name for q in problem.quantities)),
+        )
     return load_reference(source, quick=quick, anew=anew)
 
 

@@ -30,7 +30,9 @@ class FileReference(Reference):
     coordinates: tuple[str, ...]
     """The problem's coordinates, in its order."""
     fields: tuple[str, ...]
-    """The fields that are compared; others in the file are left out."""
+    """The fields that the file must have."""
+    optional: tuple[str, ...] = ()
+    """What is compared as well if the file has it; everything else in it is left out."""
 
     def solve(self, quick: bool = False, progress: Progress = True) -> xr.Dataset:
         """Read and check the file; ``quick`` and ``progress`` change nothing.
@@ -46,7 +48,8 @@ class FileReference(Reference):
             raise DpinnError(
                 f"the reference file {self.path} cannot be read as NetCDF ({error})"
             ) from error
-        dataset = conform(dataset, self.coordinates, self.fields, source=str(self.path))
+        names = [*self.fields, *(name for name in self.optional if name in dataset.data_vars)]
+        dataset = conform(dataset, self.coordinates, names, source=str(self.path))
         dataset.attrs.setdefault("error_estimate", float("nan"))
         return dataset
 

@@ -1,6 +1,7 @@
 """What the commands print, write and accept."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,42 @@ def test_a_loaded_solution_has_the_error_that_evaluate_states(
 
 def test_reference_answers_with_path_error_and_seconds(work: Any) -> None:
     answer = as_json(work("reference", "wave", "--quick", "--json"))
-    assert set(answer) == {"path", "error_estimate", "seconds"}
+    assert set(answer) == {"path", "error_estimate", "seconds", "study"}
     assert answer["error_estimate"] < 1e-10
+    assert answer["study"] == []  # a closed form
     assert answer["path"].endswith(".nc")
     assert answer["path"].startswith(work.environment["DPINN_CACHE"])
+
+
+def test_a_study_solves_anew_and_prints_how_the_solution_converged(work: Any) -> None:
+    path = Path(as_json(work("reference", "kdv", "--quick", "--json"))["path"])
+    before = path.stat().st_mtime_ns
+    cached = work("reference", "kdv", "--quick")
+    assert path.stat().st_mtime_ns == before
+    assert "refined in" not in cached.stdout
+    outcome = work("reference", "kdv", "--quick", "--study")
+    assert outcome.returncode == 0, outcome.stderr
+    assert path.stat().st_mtime_ns > before
+    lines = outcome.stdout.splitlines()
+    (header,) = [k for k, line in enumerate(lines) if "refined in" in line]
+    assert [line.split()[0] for line in lines[header + 1 : -1]] == ["256", "512", "512", "512"]
+    answer = as_json(work("reference", "kdv", "--quick", "--study", "--json"))
+    last = {trial["refined"]: trial["change"] for trial in answer["study"]}
+    assert answer["error_estimate"] == pytest.approx(last["space"] + last["time"])
+    assert "nothing to refine" in work("reference", "wave", "--quick", "--study").stdout
+
+
+def test_results_are_one_table_of_the_newest_runs(trained: Any, work: Any) -> None:
+    outcome = trained.work("results")
+    assert outcome.returncode == 0, outcome.stderr
+    header, rule, row = (line.split("|") for line in outcome.stdout.splitlines())
+    assert len(header) == len(rule) == len(row)
+    assert row[1].strip() == "wave"
+    answer = as_json(trained.work("results", "--json"))
+    evaluated = as_json(trained.work("evaluate", "--json"))
+    assert answer["wave"]["error/u"] == evaluated["error/u"]
+    assert f"u {evaluated['error/u']:.2e}" in row[3]
+    assert "there is no evaluated run below" in work("results").sentence
 
 
 def test_print_config_prints_a_configuration_that_gives_itself(work: Any) -> None:

@@ -80,3 +80,16 @@ def test_missing_file_and_file_that_is_no_netcdf_are_told_in_a_sentence(path):
     path.write_text("not a NetCDF file")
     with pytest.raises(DpinnError, match=r"dns\.nc cannot be read as NetCDF"):
         load_reference(reference)
+
+
+def test_what_is_optional_is_read_where_it_is_there(tmp_path):
+    t, x = np.linspace(0, 1, 3), np.linspace(0, 1, 4)
+    values = (("t", "x"), np.arange(12.0).reshape(3, 4))
+    path = tmp_path / "flow.nc"
+    xr.Dataset({"u": values, "p": values, "other": values}, {"t": t, "x": x}).to_netcdf(
+        path, engine="h5netcdf"
+    )
+    found = FileReference(path, ("t", "x"), ("u",), optional=("p", "vorticity")).solve()
+    assert set(found.data_vars) == {"u", "p"}
+    with pytest.raises(DpinnError, match="lacks the fields v"):
+        FileReference(path, ("t", "x"), ("u", "v"), optional=("p",)).solve()
