@@ -3,9 +3,10 @@
 from dpinn.track.animation import animation
 from dpinn.track.environment import device_description, environment, git_state, versions
 from dpinn.track.error_over_time import error_over_time_figure
-from dpinn.track.figures import curves_figure, snapshots_figure, solution_figure
+from dpinn.track.figures import snapshots_figure, solution_figure
 from dpinn.track.flow_figures import flow_figure, streamlines_figure
 from dpinn.track.mlflow_run import MLflowRun, download_artifact
+from dpinn.track.training_figure import curves_figure
 
 __all__ = [
     "MLflowRun",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpinn.track.figures import (
+from dpinn.track.drawing import (
     INK,
     Array,
     check_shapes,

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpinn.analysis.errors import RESOLVABLE
 from dpinn.track.curves import Axis, Line, Look, draw_group
-from dpinn.track.figures import FAINT, INK, PALETTE, WIDTH_IN, new_figure, style_panel
+from dpinn.track.drawing import FAINT, INK, PALETTE, WIDTH_IN, new_figure, style_panel
 from dpinn.track.groups import Group
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dpinn.track.drawing import Array
 from dpinn.track.experiment import Series, TrackedRun
-from dpinn.track.figures import Array, running_mean
 from dpinn.track.groups import Group
+from dpinn.track.training_figure import running_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

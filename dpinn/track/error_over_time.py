@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpinn.track.figures import FAINT, INK, PALETTE, Array, new_figure, style_panel, typeset
+from dpinn.track.drawing import FAINT, INK, PALETTE, Array, new_figure, style_panel, typeset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpinn.analysis.flow_comparison import NOISE, FlowComparison, FlowHistory
-from dpinn.track.figures import (
+from dpinn.track.drawing import (
     INK,
     PALETTE,
     WIDTH_IN,

@@ -14,15 +14,11 @@ from dpinn.analysis.flow_comparison import VELOCITY, VORTICITY, FlowComparison
 from dpinn.jet.plan import TIME
 from dpinn.problem import Problem
 from dpinn.track.animation import animation
+from dpinn.track.drawing import Array
 from dpinn.track.error_over_time import error_over_time_figure
-from dpinn.track.figures import (
-    Array,
-    History,
-    curves_figure,
-    snapshots_figure,
-    solution_figure,
-)
+from dpinn.track.figures import snapshots_figure, solution_figure
 from dpinn.track.flow_figures import flow_figure, streamlines_figure
+from dpinn.track.training_figure import History, curves_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 """How the page of an experiment looks, on a light and a dark screen and on paper."""
 
 from dpinn.track.comparison import GRID
-from dpinn.track.figures import FAINT, INK, PALETTE
+from dpinn.track.drawing import FAINT, INK, PALETTE
 
 COLOURS = {
     INK: ("--ink", "#e4e6eb"),

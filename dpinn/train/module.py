@@ -48,6 +48,7 @@ from dpinn.train.distributed import broadcast_from_first
 from dpinn.train.objective import Objective
 from dpinn.train.parallelism import WholeOnEveryRank
 from dpinn.train.randomness import seed_all
+from dpinn.train.requirements import require_same_strategies, require_suitable_strategy
 from dpinn.train.sharing import Shard, shard_group, share_out
 from dpinn.train.stages import Stage, Stages, adjust, plan_stages
 from dpinn.train.step import Stepper
@@ -165,7 +166,7 @@ class PINNTraining(LightningModule):
 
     def on_fit_start(self) -> None:
         """Look at the first step's points for mistakes, and compile where decided."""
-        self._require_whole_gradient()
+        require_suitable_strategy(self)
         data = self._data
         collocation = replace(data.collocation, problem=self.trained)
         self.objective.layout = TermLayout.build(collocation)
@@ -193,23 +194,6 @@ class PINNTraining(LightningModule):
     def forward(self, points: Mapping[str, Tensor]) -> Tensor:
         """The sums of squares of all terms on this rank's points, for an engine that wraps this."""
         return self.stepper.sums(points)
-
-    def _require_whole_gradient(self) -> None:
-        """Refuse what cannot be done with the gradient or the parameters in parts."""
-        if self.stages is not None and not self.parallelism.renews_optimizer:
-            raise DpinnError(
-                "model.stages begins each stage with a new optimizer, which DeepSpeed's engine "
-                "does not take; use trainer.strategy ddp"
-            )
-        if self.parallelism.gradient_is_whole:
-            return
-        compared = self.alignment is not None and self.alignment.compare
-        for what, wanted in (("pseudo_time", self.pseudo_time), ("alignment.compare", compared)):
-            if wanted:
-                raise DpinnError(
-                    f"model.{what} needs the whole gradient and network on every rank; use "
-                    "trainer.strategy ddp or deepspeed_stage_0"
-                )
 
     def _decide_compile(self) -> bool:
         if needs_second_backward(self.optimizer):
@@ -346,23 +330,9 @@ class PINNTraining(LightningModule):
         """A resumed run computes as it began."""
         self.compiled = checkpoint["compiled"]
         self._measured = checkpoint.get("alignment", {})
-        self._require_same_buffers(checkpoint["state_dict"])
+        require_same_strategies(checkpoint["state_dict"], self.state_dict())
         if self.stages is not None:
             self.course.load_state_dict(checkpoint.get("course", {"stages": [{}]}))
-
-    def _require_same_buffers(self, saved: Mapping[str, Tensor]) -> None:
-        """Refuse to go on with other strategies than those whose state was saved."""
-        own = self.state_dict()
-        for part, key in (("objective.tol", "causal_tolerance"), ("pseudo_time.", "pseudo_time")):
-            shapes = [
-                {name: value.shape for name, value in state.items() if name.startswith(part)}
-                for state in (saved, own)
-            ]
-            if shapes[0] != shapes[1]:
-                raise DpinnError(
-                    f"the checkpoint was written with another kind of model.{key}; resume with the "
-                    "one that the run began with, or begin a new run"
-                )
 
     @property
     def optimizer(self) -> Optimizer:

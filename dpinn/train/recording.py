@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dpinn.analysis import Array
@@ -20,7 +19,6 @@ from dpinn.run_files import (
     ALIGNMENT,
     CHECKPOINT,
     CONFIG,
-    EVALUATION,
     METRICS,
     RUNS,
     History,
@@ -28,8 +26,9 @@ from dpinn.run_files import (
     write_atomically,
 )
 from dpinn.solution import load
-from dpinn.track import MLflowRun, device_description, environment
+from dpinn.track import MLflowRun
 from dpinn.train.alignment import Reading
+from dpinn.train.mlflow_log import device_of, log_result, start_run
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
 from dpinn.train.stages import Stage
@@ -89,10 +88,11 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what `dpinn.load` and a resumed run need."""
+        assert isinstance(pl_module, PINNTraining)
         checkpoint["run"] = {
             "config": self.config,
             "seconds": self._seconds(),
-            "device": self._device(pl_module),
+            "device": device_of(pl_module),
             "seed": trainer.datamodule.collocation.seed,  # type: ignore[attr-defined]
             "mlflow_run_id": self._run_id,
             "initial_errors": self._initial_errors,
@@ -170,32 +170,15 @@ class Recorder(Callback):
             self._history = History(self.folder / METRICS, until=trainer.global_step)
             self._alignment = History(self.folder / ALIGNMENT, until=trainer.global_step)
             if self.mlflow:
-                self._start_mlflow(trainer, module)
+                experiment = self.experiment or module.problem.name
+                self._run = start_run(
+                    experiment, self.folder, self._run_id, self.config, trainer, module
+                )
+                self._run_id = self._run.run_id
         except DpinnError:
             if fresh:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
-
-    def _start_mlflow(self, trainer: Trainer, module: PINNTraining) -> None:
-        assert self.folder is not None
-        experiment = self.experiment or module.problem.name
-        self._run = MLflowRun.start(experiment, self.folder.name, self._run_id)
-        self._run_id = self._run.run_id
-        configuration = yaml.safe_load(self.config) or {}
-        self._run.log_params(configuration)
-        data = trainer.datamodule.collocation  # type: ignore[attr-defined]
-        tags = environment() | {
-            "device": self._device(module),
-            "problem": module.problem.name,
-            "precision": str(trainer.precision),
-            "precision/matmul": torch.get_float32_matmul_precision(),
-            "world_size": str(trainer.world_size),
-            "global_batch": str(data.batch),
-            "compiled": str(module.compiled).lower(),
-            "run_folder": str(self.folder),
-        }
-        self._run.set_tags(tags)
-        self._run.log_text(self.config, CONFIG)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -292,21 +275,7 @@ class Recorder(Callback):
             return
         self.result = report(load(self.folder), self.folder, predictions=predictions)
         if self._run is not None:
-            finals = {k: v for k, v in self.result.items() if k.startswith("residual/")}
-            finals |= {k.replace("error/", "final_error/"): v for k, v in self.result.items()
-                       if k.startswith("error/")}  # fmt: skip
-            for name, errors in self.result.get("window_errors", {}).items():
-                for window, error in enumerate(errors):
-                    if error is not None:
-                        self._run.log_metrics({f"window_error/{name}": error}, step=window)
-            if "reference_error" in self.result:
-                finals["reference_error"] = self.result["reference_error"]
-            known = {k: v for k, v in finals.items() if v is not None}
-            self._run.log_metrics(known, step=trainer.global_step)
-            for figure in self.result["figures"]:
-                self._run.log_file(figure, "figures")
-            self._run.log_file(self.folder / EVALUATION)
-            self._run.log_file(self.folder / CHECKPOINT, "checkpoints")
+            log_result(self._run, self.result, self.folder, trainer.global_step)
             self._finish("FINISHED")
         print(summary(self.result), flush=True)
         if self._run is not None:
@@ -351,12 +320,6 @@ class Recorder(Callback):
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
-
-    def _device(self, module: LightningModule) -> str:
-        if module.device.type == "cuda":
-            return device_description()
-        threads = torch.get_num_threads()
-        return f"{device_description()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _leave(trainer: Trainer) -> None:
