@@ -98,7 +98,8 @@ def report(
             other or in the grid's shape, where several ranks have computed them together.
 
     Returns:
-        ``problem``, ``residual/<term>`` (root mean square), ``horizon``, ``steps``, ``seconds``,
+        ``problem``, ``residual/<term>`` (root mean square), ``horizon``, ``steps``,
+        ``planned_steps``, ``finished``, ``seconds``,
         ``device``, ``seed``, ``run``, ``figures`` and ``mlflow_run_id``. With a reference
         ``error/<name>``, ``initial_error/<name>`` where it is known, ``reference_error``; of a
         problem in time ``error_over_time``, ``{"t": [...], name: [...]}``, and ``window_errors``,
@@ -119,6 +120,8 @@ def report(
     result |= {
         "horizon": problem.domain[TIME][1] if TIME in problem.domain.coordinates else None,
         "steps": facts.steps,
+        "planned_steps": facts.planned_steps,
+        "finished": facts.planned_steps is None or facts.steps >= facts.planned_steps,
         "seconds": round(facts.seconds, 3),
         "device": facts.device,
         "seed": facts.seed,
@@ -146,12 +149,22 @@ def report(
     return result
 
 
+def steps_of(result: Mapping[str, Any]) -> str:
+    """How many steps were taken, and of how many where that was not all."""
+    steps = str(result["steps"])
+    return steps if result["finished"] else f"{steps} of {result['planned_steps']}"
+
+
 def summary(result: dict[str, Any]) -> str:
     """The result of `report` as lines for a person."""
     lines = [
-        f"{result['problem']}: {result['steps']} steps in {result['seconds']:.0f} s "
+        f"{result['problem']}: {steps_of(result)} steps in {result['seconds']:.0f} s "
         f"on {result['device']}"
     ]
+    if not result["finished"]:
+        lines.append(
+            "  the training is not finished: what its later stages would train is not trained yet"
+        )
     if "reference_error" in result:
         own = result["reference_error"]
         for key in (k for k in result if k.startswith("error/")):

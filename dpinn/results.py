@@ -9,7 +9,8 @@ from typing import Any
 from dpinn.analysis import statement
 from dpinn.errors import DpinnError
 from dpinn.problems import KNOWN
-from dpinn.run_files import EVALUATION
+from dpinn.report import steps_of
+from dpinn.run_files import CHECKPOINT, EVALUATION
 
 HEADER = (
     "problem", "horizon", "relative L2 error", "at the start", "reference's own", "steps", "time",
@@ -24,9 +25,10 @@ def collect(output: Path) -> list[dict[str, Any]]:
         DpinnError: there is none.
     """
     newest: dict[str, dict[str, Any]] = {}
-    for path in sorted(output.glob(f"*/{EVALUATION}"), key=lambda p: p.stat().st_mtime_ns):
+    for path in sorted(output.glob(f"*/{EVALUATION}"), key=_trained):
         try:
             found = json.loads(path.read_text())
+            _row(found)
             newest[found["problem"]] = found
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise DpinnError(f"{path} is damaged; `dpinn evaluate` writes it anew") from error
@@ -48,6 +50,12 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def _trained(evaluation: Path) -> int:
+    """When a run was trained; one may be evaluated again long after."""
+    checkpoint = evaluation.parent / CHECKPOINT
+    return (checkpoint if checkpoint.exists() else evaluation).stat().st_mtime_ns
+
+
 def _row(result: dict[str, Any]) -> tuple[str, ...]:
     own = result.get("reference_error")
     errors = {k[6:]: v for k, v in result.items() if k.startswith("error/")}
@@ -61,7 +69,7 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
         ", ".join(f"{name} {statement(error, None)}" for name, error in starts.items())
         or "unknown",
         "not stated" if own is None else f"{own:.1e}",
-        str(result["steps"]),
+        steps_of(result),
         f"{result['seconds']:.0f} s",
         str(result["seed"]),
         result["device"],

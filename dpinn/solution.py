@@ -48,6 +48,7 @@ class RunFacts:
         device: what it was trained on.
         seed: of points and parameters.
         mlflow_run_id: the run in MLflow, or None.
+        planned_steps: of the whole training; None where it is not known.
         initial_errors: by field and quantity, of the network as the training began.
     """
 
@@ -56,6 +57,7 @@ class RunFacts:
     device: str
     seed: int
     mlflow_run_id: str | None
+    planned_steps: int | None = None
     initial_errors: dict[str, float] = field(default_factory=dict)
 
 
@@ -173,6 +175,7 @@ def _from_checkpoint(path: Path, device: str) -> Solution:
         device=run["device"],
         seed=int(run["seed"]),
         mlflow_run_id=run["mlflow_run_id"],
+        planned_steps=run.get("planned_steps"),
         initial_errors=dict(run.get("initial_errors", {})),
     )
     if stages["stages"][0]["interval"] is None:

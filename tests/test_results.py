@@ -15,7 +15,14 @@ from dpinn.results import collect, table
 def write(folder: Path, run: str, age: int, **content: object) -> None:
     path = folder / run / "evaluation.json"
     path.parent.mkdir(parents=True)
-    common = {"horizon": 1.0, "steps": 10, "seconds": 3.2, "seed": 0, "device": "CPU"}
+    common = {
+        "horizon": 1.0,
+        "steps": 10,
+        "seconds": 3.2,
+        "seed": 0,
+        "device": "CPU",
+        "finished": True,
+    }
     path.write_text(json.dumps(common | content))
     os.utime(path, (1e9 - age, 1e9 - age))
 

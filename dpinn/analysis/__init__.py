@@ -7,6 +7,7 @@ from dpinn.analysis.errors import (
     relative_l2,
     statement,
     thin_out,
+    times_inside,
     window_errors,
 )
 from dpinn.analysis.flow_comparison import FlowComparison, compare_flows
@@ -36,5 +37,6 @@ __all__ = [
     "relative_l2",
     "statement",
     "thin_out",
+    "times_inside",
     "window_errors",
 ]

@@ -19,6 +19,9 @@ from dpinn.problem import Problem
 RESOLVABLE = 5.0
 """An error under so many times the reference's own says no more than that it is small."""
 
+FEW_TIMES = 8
+"""So many, as in a short window, are not thinned out."""
+
 SAME_TIME = 1e-9
 """Part of the horizon within which a time of the reference lies on a window's seam."""
 
@@ -126,9 +129,7 @@ def window_errors(
     """
     coordinates = problem.domain.coordinates
     times = reference[TIME].values
-    margin = SAME_TIME * problem.domain.length(TIME)
-    inside = [(times > start + margin) & (times <= end + margin) for start, end in windows]
-    inside[0] |= np.abs(times - windows[0][0]) <= margin
+    inside = [times_inside(times, window, problem) for window in windows]
     found: dict[str, list[float]] = {}
     for name in evaluation.errors:
         exact = np.moveaxis(
@@ -141,16 +142,34 @@ def window_errors(
     return found
 
 
+def times_inside(times: Array, window: tuple[float, float], problem: Problem) -> NDArray[np.bool_]:
+    """Which times lie in a window; a seam counts to the window that ends there."""
+    start, end = window
+    margin = SAME_TIME * problem.domain.length(TIME)
+    inside = (times > start + margin) & (times <= end + margin)
+    if start <= problem.domain[TIME][0]:
+        inside |= np.abs(times - start) <= margin
+    return inside
+
+
 def axes_of(reference: xr.Dataset, problem: Problem) -> dict[str, Array]:
     """The axes of a reference's grid, in the order of the problem's coordinates."""
     return {c: np.asarray(reference[c].values, float) for c in problem.domain.coordinates}
 
 
 def thin_out(reference: xr.Dataset, points: int) -> xr.Dataset:
-    """Every k-th grid point along each axis, so that about `points` are left."""
-    total = math.prod(reference.sizes.values())
-    stride = max(1, math.ceil((total / points) ** (1 / max(1, len(reference.sizes)))))
-    return reference.isel({d: slice(None, None, stride) for d in reference.dims})
+    """Every k-th grid point along each axis, so that about `points` are left.
+
+    The strides are counted from the end of time, where errors are largest, and a few times have
+    all of them.
+    """
+    sizes = {str(d): n for d, n in reference.sizes.items()}
+    few = [d for d, n in sizes.items() if n <= FEW_TIMES and d == TIME]
+    thinned = [d for d in sizes if d not in few]
+    total = math.prod(sizes.values())
+    stride = max(1, math.ceil((total / points) ** (1 / max(1, len(thinned)))))
+    last = {d: (n - 1) % stride if d == TIME else 0 for d, n in sizes.items()}
+    return reference.isel({d: slice(last[d], None, stride) for d in thinned})
 
 
 def _over_time(prediction: Array, reference: Array, time: int) -> Array:

@@ -128,12 +128,12 @@ class DividedOptimizer(Optimizer):
 
     def owned_state(self) -> dict[Key, dict[str, Any]]:
         """By parameter key the step and the live tensors that this rank owns."""
-        self._settle()
+        self.settle()
         return {unit.key: entry for unit, entry in self._shards.entries().items()}
 
     def shared_state(self) -> dict[str, Any]:
         """What is alike on all ranks: ``param_groups`` and ``counters``; all ranks call it."""
-        self._settle()
+        self.settle()
         counts = [self._counts[name] for name in COUNTED]
         if self.ranks is not None:
             device = next(iter(self._keys())).device
@@ -205,10 +205,10 @@ class DividedOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         if self.ranks is not None:
             raise StateError("a sharded SOAP cannot be copied or pickled; use its state_dict()")
-        self._settle()
+        self.settle()
         return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN}}
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Wait for the last refresh, and mend what failed in it."""
         if self._streams is not None:
             self._streams.wait()

@@ -140,7 +140,7 @@ class SOAP(DividedOptimizer):
                 loss = closure()
         self._require_fixed_options()
         self._consolidated = None
-        self._settle()
+        self.settle()
         shards = self._shards
         # Not at the end of a step: what has failed is mended in the slab where it failed.
         shards.merge()
@@ -270,7 +270,7 @@ class SOAP(DividedOptimizer):
         Returns:
             A list or a dict, as given.
         """
-        self._settle()
+        self.settle()
         keys = self._keys()
         given = _given(gradients, keys)
         directions: dict[Tensor, Tensor] = {}

@@ -48,6 +48,7 @@ class Kolmogorov(Problem):
         self.horizon = horizon
         self.seed = seed
         self.domain = Box(t=(0.0, horizon), x=(0.0, 1.0), y=(0.0, 1.0))
+        self._start = KolmogorovStart(force, seed)
         self._series: dict[torch.device, Tensor] = {}
 
     def residual(self, u: Field, v: Field, p: Field, y: Tensor) -> Terms:
@@ -77,7 +78,7 @@ class Kolmogorov(Problem):
         """Give u and v at t = 0 where ``x`` and ``y``, tensors of ``N``, say."""
         if x.device not in self._series:
             # The first call is not compiled, so that the compiler finds constants here.
-            start = load_reference(KolmogorovStart(self.force, self.seed))
+            start = load_reference(self._start)
             velocity = np.stack([start.u.values, start.v.values])[:, :-1, :-1]
             self._series[x.device] = sine_series(velocity).to(x.device)
         # In float64, which no mode of reduced precision (TF32, autocast) touches.

@@ -89,12 +89,13 @@ def refine(
     resolution = start
     space_change = time_change = change_by("start", resolution)
     most_cells, most_steps = start.cells * 2**doublings, start.steps * 2**doublings
-    while space_change + time_change > target:
+    # Written so that a change that is not a number never passes for a small one.
+    while not space_change + time_change <= target:
         before = resolution
-        if space_change > target / 2 and resolution.cells < most_cells:
+        if not space_change <= target / 2 and resolution.cells < most_cells:
             resolution = replace(resolution, cells=2 * resolution.cells)
             space_change = change_by("space", resolution)
-        if time_change > target / 2 and resolution.steps < most_steps:
+        if not time_change <= target / 2 and resolution.steps < most_steps:
             resolution = replace(resolution, steps=2 * resolution.steps)
             time_change = change_by("time", resolution)
         if resolution == before:

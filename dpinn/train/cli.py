@@ -19,6 +19,7 @@ from yaml.representer import SafeRepresenter
 
 from dpinn.errors import DpinnError
 from dpinn.problem import Problem
+from dpinn.report import reference_of
 from dpinn.run_files import CHECKPOINT, CONFIG, newest_run, read_checkpoint
 from dpinn.solution import import_from_current_folder
 from dpinn.train.checkpoint_io import AtomicCheckpointIO
@@ -104,6 +105,10 @@ class DpinnCLI(LightningCLI):
         launcher = self.trainer.strategy.launcher
         if isinstance(launcher, WatchingLauncher):
             launcher.hint = lambda: go_on_with(recorder.folder)
+        if self.trainer.world_size > 1:
+            # Before the ranks meet, who would not wait for each other as long as some take; of
+            # those on one machine one computes it.
+            reference_of(self.model.problem)
         config = self.config[self.subcommand].clone()
         config.pop("ckpt_path", None)
         config.pop("config", None)

@@ -15,6 +15,11 @@ from dpinn.nn import PINN, WindowedPINN
 from dpinn.problem import INITIAL, Problem
 from dpinn.train.stages import Stage
 
+OTHER_STAGES = (
+    "the checkpoint was written with other stages of training; resume with the model.stages and "
+    "trainer.max_steps that the run began with, or begin a new run"
+)
+
 
 class Course:
     """The plan, the present stage, and the finished windows' weights.
@@ -94,18 +99,15 @@ class Course:
         """
         planned = [_plain(stage) for stage in self.plan[: len(state["stages"])]]
         if planned != state["stages"]:
-            raise DpinnError(
-                "the checkpoint was written with other stages of training; resume with the "
-                "model.stages and trainer.max_steps that the run began with, or begin a new run"
-            )
+            raise DpinnError(OTHER_STAGES)
         self.finished = list(state["finished"])
 
 
 def _plain(stage: Stage) -> dict[str, Any]:
-    interval = None if stage.interval is None else list(stage.interval)
+    """A stage as a checkpoint may hold it, whatever kinds of numbers a user's plan has."""
     return {
-        "first": stage.first,
-        "end": stage.end,
-        "interval": interval,
-        "parameters": dict(stage.parameters),
+        "first": int(stage.first),
+        "end": int(stage.end),
+        "interval": None if stage.interval is None else [float(t) for t in stage.interval],
+        "parameters": {name: float(value) for name, value in stage.parameters.items()},
     }

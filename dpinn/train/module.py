@@ -42,7 +42,7 @@ from dpinn.sampling import rank_slice
 from dpinn.sampling.counter import stream_key
 from dpinn.train.alignment import AlignmentMeter, AlignmentTracking, Reading
 from dpinn.train.compiling import CompileMode, compile_loss, decide
-from dpinn.train.course import Course
+from dpinn.train.course import OTHER_STAGES, Course
 from dpinn.train.data import Collocations, StepBatch
 from dpinn.train.distributed import broadcast_from_first
 from dpinn.train.objective import Objective
@@ -127,7 +127,6 @@ class PINNTraining(LightningModule):
         steps = self.trainer.max_steps
         plan = plan_stages(self.stages, self.problem, steps, self._data.inner_steps)
         self.course = Course(plan)
-        adjust(self.trained, plan[0])
 
     def configure_model(self) -> None:
         """Take the trainer's precision before a checkpoint is loaded, which would be rounded."""
@@ -168,6 +167,8 @@ class PINNTraining(LightningModule):
         """Look at the first step's points for mistakes, and compile where decided."""
         require_suitable_strategy(self)
         data = self._data
+        dtype = next(self.pinn.parameters()).dtype
+        adjust(self.trained, self.course.stage_at(self.trainer.global_step), dtype)
         collocation = replace(data.collocation, problem=self.trained)
         self.objective.layout = TermLayout.build(collocation)
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
@@ -178,7 +179,7 @@ class PINNTraining(LightningModule):
             rank=rank,
             world_size=world_size,
             device=self.device,
-            dtype=next(self.pinn.parameters()).dtype,
+            dtype=dtype,
         )
         if self.course.marches:
             points[SEAM] = self.course.at_seam(self.trained, points[INITIAL])
@@ -225,7 +226,7 @@ class PINNTraining(LightningModule):
         if begins:
             self._hand_on(step)
         self.course.enter(stage, self.pinn)
-        adjust(self.trained, stage)
+        adjust(self.trained, stage, next(self.pinn.parameters()).dtype)
         return begins
 
     def _hand_on(self, step: int) -> None:
@@ -234,6 +235,9 @@ class PINNTraining(LightningModule):
             solution = {k: v.detach().clone() for k, v in pinn.state_dict().items()}
         self.course.finish(solution)
         self.pinn.load_state_dict(solution)
+        old = soap_of(self.optimizer)
+        if old is not None:
+            old.settle()  # before its memory, at which a stream of its own may be, is given back
         # An optimizer may draw numbers when it is made.
         seed_all(stream_key(self._data.collocation.seed, step, "stage"))
         self.trainer.strategy.optimizers = [self._new_optimizer()]
@@ -331,8 +335,11 @@ class PINNTraining(LightningModule):
         self.compiled = checkpoint["compiled"]
         self._measured = checkpoint.get("alignment", {})
         require_same_strategies(checkpoint["state_dict"], self.state_dict())
-        if self.stages is not None:
-            self.course.load_state_dict(checkpoint.get("course", {"stages": [{}]}))
+        saved = checkpoint.get("course")
+        if (saved is None) != (self.stages is None):
+            raise DpinnError(OTHER_STAGES)
+        if saved is not None:
+            self.course.load_state_dict(saved)
 
     @property
     def optimizer(self) -> Optimizer:

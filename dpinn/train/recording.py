@@ -81,6 +81,7 @@ class Recorder(Callback):
         self._initial_errors: dict[str, float] = {}
         self._seconds_before = 0.0
         self._saved_step = -1
+        self._ended = False
 
     # --- the state that a checkpoint carries ----------------------------------------------
 
@@ -96,6 +97,7 @@ class Recorder(Callback):
             "seed": trainer.datamodule.collocation.seed,  # type: ignore[attr-defined]
             "mlflow_run_id": self._run_id,
             "initial_errors": self._initial_errors,
+            "planned_steps": trainer.max_steps,
         }
 
     def on_load_checkpoint(
@@ -266,6 +268,7 @@ class Recorder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was reached, from the checkpoint as anybody else would load it."""
+        self._ended = True
         if trainer.global_step < trainer.max_steps:
             self._stop_early(trainer)
             return
@@ -280,6 +283,12 @@ class Recorder(Callback):
         print(summary(self.result), flush=True)
         if self._run is not None:
             print(f"  MLflow      {self._run.url}", flush=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report a run that was killed after its last step: Lightning skips a finished training."""
+        if not self._ended and trainer.global_step >= trainer.max_steps > 0:
+            self.on_train_start(trainer, pl_module)
+            self.on_train_end(trainer, pl_module)
 
     def _predict_together(
         self, trainer: Trainer, module: LightningModule

@@ -16,8 +16,13 @@ from itertools import pairwise
 import torch
 
 from dpinn.errors import DpinnError
-from dpinn.jet.plan import TIME
+from dpinn.jet import Field
+from dpinn.jet.field import Key
+from dpinn.jet.plan import LAPLACIAN, TIME
 from dpinn.problem import INITIAL, Problem
+
+PROBES = 5
+"""Points at which an initial condition is tried."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class TimeWindows(Stages):
                 f"trainer.max_steps {max_steps} does not divide into {self.count} time windows; "
                 f"use {below + self.count}" + (f" or {below}" if below else "")
             )
+        _require_affine(problem)
         start, end = problem.domain[TIME]
         seams = [start + (end - start) * k / self.count for k in range(self.count)] + [end]
         steps = max_steps // self.count
@@ -127,10 +133,15 @@ class Curriculum(Stages):
         own = getattr(problem, name, None)
         if isinstance(own, bool) or not isinstance(own, int | float):
             raise DpinnError(f"{title} has no number {name!r} that a curriculum could change")
+        if isinstance(getattr(type(problem), name, None), property):
+            raise DpinnError(
+                f"{title}.{name} is a property, which a curriculum cannot change; name the "
+                "attribute that it follows from"
+            )
         if self.values[-1] != own:
             raise DpinnError(
-                f"the curriculum ends at {name} = {self.values[-1]:g}, but that of the problem is "
-                f"{own:g}; make them equal"
+                f"the curriculum ends at {name} = {self.values[-1]!r}, but that of the problem is "
+                f"{own!r}; make them equal"
             )
         if sum(self.steps) != max_steps:
             raise DpinnError(
@@ -155,7 +166,8 @@ def plan_stages(
     """
     if stages is None or max_steps < 1:
         return (Stage(0, 0, max_steps),)
-    plan = stages.plan(problem, max_steps)
+    plan = tuple(stages.plan(problem, max_steps))
+    _require_order(plan, max_steps, type(stages).__name__)
     for stage in plan:
         if stage.first % inner_steps:
             raise DpinnError(
@@ -165,17 +177,72 @@ def plan_stages(
     return plan
 
 
-def adjust(problem: Problem, stage: Stage) -> None:
+def adjust(problem: Problem, stage: Stage, dtype: torch.dtype) -> None:
     """Give a problem, a copy of one's own, the parameters of a stage.
 
-    They become tensors and change in place, so that a loss compiled with them stays valid.
+    They become tensors, of the network's dtype, and change in place, so that a loss compiled with
+    them stays valid.
     """
     for name, value in stage.parameters.items():
         own = getattr(problem, name)
         if isinstance(own, torch.Tensor):
             own.fill_(value)
         else:
-            setattr(problem, name, torch.tensor(value, dtype=torch.float64))
+            setattr(problem, name, torch.tensor(value, dtype=dtype))
+
+
+def _require_order(plan: Sequence[Stage], max_steps: int, name: str) -> None:
+    """Refuse a plan with gaps, which only a user's own could have."""
+    firsts = [stage.first for stage in plan]
+    ends = [stage.end for stage in plan]
+    if not plan or firsts != [0, *ends[:-1]] or ends[-1] != max_steps:
+        raise DpinnError(
+            f"{name} plans the steps {list(zip(firsts, ends, strict=True))}; stages must follow "
+            f"one another from step 0 to {max_steps}"
+        )
+    if [stage.index for stage in plan] != list(range(len(plan))):
+        raise DpinnError(f"{name} must number its stages 0, 1, ... in their order")
+    intervals = [stage.interval for stage in plan]
+    marches = [i for i in intervals if i is not None]
+    if marches and (len(marches) < len(plan) or any(a[1] != b[0] for a, b in pairwise(marches))):
+        raise DpinnError(
+            f"{name} plans the intervals of time {intervals}; each must begin where the one before "
+            "ends, and all stages need one or none does"
+        )
+
+
+def _require_affine(problem: Problem) -> None:
+    """Refuse an initial condition that is not affine, since it would not fix a window's start."""
+    condition = next(c for c in problem.conditions if c.name == INITIAL)
+    box, generator = problem.domain, torch.Generator().manual_seed(0)
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.rand(size, generator=generator, dtype=torch.float64)
+
+    low, high = (torch.tensor(b, dtype=torch.float64) for b in (box.lower(), box.upper()))
+    points = low + random(PROBES, len(low)) * (high - low)
+    points[:, box.coordinates.index(TIME)] = box[TIME][0]
+    keys: list[Key] = [*condition.plan.partials[1:]]
+    keys += [LAPLACIAN] if condition.plan.laplacian else []
+    count = len(problem.fields)
+    first, second = (2 * random(count, 1 + len(keys), PROBES) - 1 for _ in range(2))
+
+    def terms(numbers: torch.Tensor) -> torch.Tensor:
+        fields = {
+            name: Field(name, row[0], box.coordinates, dict(zip(keys, row[1:], strict=True)))
+            for name, row in zip(problem.fields, numbers, strict=True)
+        }
+        return torch.stack(list(problem.evaluate(condition, fields, points).values()))
+
+    between = 0.3 * terms(first) + 0.7 * terms(second)
+    for name, ours, expected in zip(
+        condition.terms, terms(0.3 * first + 0.7 * second), between, strict=True
+    ):
+        if not torch.allclose(ours, expected):
+            raise DpinnError(
+                f"{type(problem).__name__}.{INITIAL}: the term {name!r} is not affine in the "
+                "fields, so it cannot tell where a time window starts; write it as u - u0"
+            )
 
 
 def _require_effect(problem: Problem, name: str) -> None:

@@ -18,6 +18,7 @@ from dpinn.analysis import (
     predict,
     predict_points,
     thin_out,
+    times_inside,
 )
 from dpinn.jet.plan import TIME
 from dpinn.problem import Problem
@@ -27,9 +28,6 @@ from dpinn.train.stages import Stage
 
 WATCHED_POINTS = 20_000
 """Points of the reference grid at which the error is watched; enough for two digits."""
-
-SEAM_MARGIN = 1e-9
-"""Part of the horizon by which a stored time may miss the seam of a window, by rounding."""
 
 
 class Watch:
@@ -61,9 +59,7 @@ class Watch:
     def _part(self, interval: tuple[float, float] | None) -> xr.Dataset | None:
         part = self.reference
         if interval is not None:
-            times = part[TIME].values
-            margin = SEAM_MARGIN * self.problem.domain.length(TIME)
-            inside = (times > interval[0] - margin) & (times < interval[1] + margin)
+            inside = times_inside(part[TIME].values, interval, self.problem)
             if not inside.any():
                 return None
             part = part.isel({TIME: inside})

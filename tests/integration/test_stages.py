@@ -19,6 +19,16 @@ WINDOWS = {
     "tracking.mlflow": True,
 }
 
+SLOW = """
+import os, time
+from dpinn.loss import FixedWeights
+
+class Slow(FixedWeights):
+    def due(self, step):
+        time.sleep(float(os.environ.get("PAUSE", 0)))
+        return super().due(step)
+"""
+
 DECAY = """
 import torch
 from dpinn import Box, Problem
@@ -194,6 +204,44 @@ def test_a_checkpoint_of_other_stages_is_refused(marched: Path, workplace: Any) 
     work.config(WINDOWS | {"model.stages.init_args.count": 2})
     outcome = work("fit", "-c", "tiny.yaml", "--ckpt_path", marched / "checkpoints/last.ckpt")
     assert "written with other stages of training" in outcome.sentence
+
+
+def test_a_checkpoint_of_stages_is_refused_without_them_and_the_other_way_round(
+    marched: Path, workplace: Any
+) -> None:
+    work = workplace()
+    work.config(WINDOWS | {"model.stages": None})
+    outcome = work("fit", "-c", "tiny.yaml", "--ckpt_path", marched / "checkpoints/last.ckpt")
+    assert "written with other stages of training" in outcome.sentence
+    plain = workplace()
+    assert plain("fit", "-c", plain.config()).returncode == 0
+    work.config(WINDOWS)
+    checkpoint = plain.run_folder() / "checkpoints/last.ckpt"
+    outcome = work("fit", "-c", "tiny.yaml", "--ckpt_path", checkpoint)
+    assert "written with other stages of training" in outcome.sentence
+
+
+def test_a_run_that_is_not_finished_says_so_and_is_reported_once_it_is(workplace: Any) -> None:
+    work = workplace()
+    work.file("slow.py", SLOW)
+    work.config(WINDOWS | {"tracking.checkpoint_every": 60, "model.weights": "slow.Slow"})
+    outcome = work("fit", "-c", "tiny.yaml", "--trainer.max_time", "00:00:00:02", PAUSE="0.1")
+    assert outcome.returncode == 0, outcome.stderr
+    run = work.run_folder()
+    evaluated = work("evaluate", run)
+    assert "the training is not finished" in evaluated.stdout
+    assert " of 60 steps in " in evaluated.stdout
+    assert json.loads((run / "evaluation.json").read_text())["finished"] is False
+    assert work("fit", "--resume", run, "--trainer.max_time", "null").returncode == 0
+    assert json.loads((run / "evaluation.json").read_text())["finished"] is True
+    # As if it had been killed between its last checkpoint and its report.
+    (run / "evaluation.json").unlink()
+    outcome = work("fit", "--resume", run, "--trainer.max_time", "null")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "relative L2 error of u" in outcome.stdout
+    assert json.loads((run / "evaluation.json").read_text())["steps"] == 60
+    with sqlite3.connect(work.folder / "mlflow.db") as database:
+        assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
 
 
 def test_deepspeed_is_refused_for_stages(work: Any) -> None:

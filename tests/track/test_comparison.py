@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from dpinn.track.comparison import Picture, looks_of, pictures, stacked_png
 from dpinn.track.curves import POINTS, middle
-from dpinn.track.experiment import TrackedRun
 from dpinn.track.drawing import PALETTE
+from dpinn.track.experiment import TrackedRun
 from dpinn.track.groups import group_runs
 
 from .experiments import made_run, series

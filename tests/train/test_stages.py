@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dpinn import Box, DpinnError, Problem, on
-from dpinn.problems import AllenCahn, Burgers
-from dpinn.train import Curriculum, TimeWindows
+from dpinn.problems import AllenCahn, Burgers, Wave
+from dpinn.train import Curriculum, Stage, Stages, TimeWindows
 from dpinn.train.stages import adjust, plan_stages
 
 
@@ -87,7 +87,11 @@ class Steady(Problem):
         ),
         (lambda: Curriculum("viscosity", [], []), None, "as many steps as values"),
         (lambda: Curriculum("speed", [1], [1200]), None, "Burgers has no number 'speed'"),
-        (lambda: Curriculum("viscosity", [1], [1200]), None, "ends at viscosity = 1, but that of"),
+        (
+            lambda: Curriculum("viscosity", [1], [1200]),
+            None,
+            "ends at viscosity = 1.0, but that of",
+        ),
         (lambda: Curriculum("reaction", [5], [100]), AllenCahn(), "has 100 steps, but .* is 1200"),
         (lambda: Curriculum("reaction", [1, 5], [0, 1200]), AllenCahn(), "must all be at least 1"),
         (
@@ -102,15 +106,68 @@ def test_what_cannot_be_planned_is_refused_in_one_sentence(make, problem, senten
         plan(make(), problem)
 
 
+class Unphysical(Burgers):
+    """A start that both signs of u fulfil."""
+
+    def initial(self, u, x):
+        return {"ic": u**2 - torch.sin(torch.pi * x) ** 2}
+
+
+class Followed(AllenCahn):
+    """A parameter that follows from another."""
+
+    @property
+    def rate(self):
+        return 5.0
+
+
+class Own(Stages):
+    """A plan of a user's own."""
+
+    def __init__(self, *stages: Stage):
+        self.stages = stages
+
+    def plan(self, problem, max_steps):
+        return self.stages
+
+
+def test_initial_conditions_that_are_not_affine_cannot_start_a_window():
+    with pytest.raises(DpinnError, match="term 'ic' is not affine in the fields"):
+        plan(TimeWindows(2), Unphysical())
+    plan(TimeWindows(2), Wave())  # which reads a derivative
+
+
+def test_a_property_cannot_be_changed_by_a_curriculum():
+    with pytest.raises(DpinnError, match=r"Followed\.rate is a property"):
+        plan(Curriculum("rate", [1, 5], [600, 600]), Followed())
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        ((), "must follow one another from step 0 to 1200"),
+        ((Stage(0, 0, 500), Stage(1, 600, 1200)), "must follow one another"),
+        ((Stage(0, 100, 1200),), "must follow one another"),
+        ((Stage(0, 0, 600),), "must follow one another"),
+        ((Stage(1, 0, 1200),), "must number its stages"),
+        ((Stage(0, 0, 600, (0.0, 0.5)), Stage(1, 600, 1200)), "all stages need one or none"),
+        ((Stage(0, 0, 600, (0.0, 0.5)), Stage(1, 600, 1200, (0.6, 1.0))), "must begin where"),
+    ],
+)
+def test_a_plan_of_ones_own_with_gaps_is_refused(stages, sentence):
+    with pytest.raises(DpinnError, match=sentence):
+        plan(Own(*stages))
+
+
 def test_adjusting_changes_the_residual_in_place_and_leaves_the_users_problem_alone():
     problem = AllenCahn()
     mine = copy.copy(problem)
     first, second = plan(Curriculum("reaction", [1, 5], [600, 600]), problem)
-    adjust(mine, first)
+    adjust(mine, first, torch.float32)
     tensor = mine.reaction
-    adjust(mine, second)
+    adjust(mine, second, torch.float32)
     assert mine.reaction is tensor
     assert float(tensor) == 5
     assert problem.reaction == 5.0
     assert isinstance(problem.reaction, float)
-    assert tensor.dtype == torch.float64
+    assert tensor.dtype == torch.float32
