@@ -262,7 +262,7 @@ def test_condition_has_an_eighth_of_the_batch_unless_told():
         ({"problem": Steady(), "chunks": 1},
          "'walls' is no condition of the problem; use none: the problem has no conditions"),
     ],
-    ids=lambda v: str(v) if isinstance(v, dict) else "",
+    ids=lambda v: ", ".join(v) if isinstance(v, dict) else "",  # no addresses, which differ
 )  # fmt: skip
 def test_mistake_is_one_sentence(changes, sentence):
     with pytest.raises(DpinnError, match=sentence):
