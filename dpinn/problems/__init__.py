@@ -63,10 +63,18 @@ def problem_by_name(name: str) -> Problem:
     module, _, attribute = name.rpartition(".")
     sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), attribute, None) if module else None
+    except ModuleNotFoundError as error:
+        # What the user's own file imports in vain is another mistake.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        found = None
+    if not (isinstance(found, type) and issubclass(found, Problem)):
         raise DpinnError(
             f"there is no problem {name}; use one of {', '.join(KNOWN)}, or a class path such as "
             "my_pde.AllenCahn"
-        ) from error
-    return found()
+        )
+    try:
+        return found()
+    except TypeError as error:
+        raise DpinnError(f"{name} cannot be made without arguments: {error}") from error

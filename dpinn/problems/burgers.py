@@ -18,7 +18,7 @@ class Burgers(Problem):
     u(0, x) = -sin πx. Source: arXiv 2502.00604. All quantities are dimensionless.
 
     Args:
-        viscosity: ν; at 0.01/π the shock layer is about 0.004 wide.
+        viscosity: ν; at 0.01/π the shock layer is about 0.014 wide.
     """
 
     domain = Box(t=(0.0, 1.0), x=(-1.0, 1.0))

@@ -42,6 +42,7 @@ class RayleighTaylor(Problem):
 
     def __init__(self, rayleigh: float = 1e6, prandtl: float = 0.71, horizon: float = 4.0):
         super().__init__()
+        RayleighTaylorReference(rayleigh, prandtl, horizon)  # refuses what is not positive
         self.rayleigh = rayleigh
         self.prandtl = prandtl
         self.horizon = horizon

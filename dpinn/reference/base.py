@@ -111,7 +111,10 @@ class Reference(abc.ABC):
 
     def definition(self, quick: bool = False) -> dict[str, Any]:
         """Give all that decides the numbers of the solution; its hash is the key of the cache."""
-        return {
+        kind = type(self)
+        # A subclass that inherits its name may solve otherwise all the same.
+        own = {} if "name" in vars(kind) else {"class": f"{kind.__module__}.{kind.__qualname__}"}
+        return own | {
             "name": self.name,
             "version": self.version,
             "parameters": self.parameters(),

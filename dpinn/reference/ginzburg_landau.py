@@ -16,7 +16,7 @@ from dpinn.reference.spectral import FourierReference, Scale
 class GinzburgLandauReference(FourierReference):
     """``A_t = ε ΔA + μ A - γ (1 + iβ) A |A|²`` on [0,horizon]x[-1,1]², periodic; A = u + iv.
 
-    ``A(0) = (10 y + 10 i x) exp(-25 (x² + y²))``, which is 1e-10 at the seam and jumps by no more.
+    ``A(0) = (10 y + 10 i x) exp(-25 (x² + y²))``, which jumps by 3e-10 at the seam.
     """
 
     name: ClassVar[str] = "ginzburg_landau"

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import xarray as xr
 
+from dpinn.errors import DpinnError
 from dpinn.reference.base import Array, Reference, require_positive
 from dpinn.reference.fourier import FourierGrid, Modes
 from dpinn.reference.navier_stokes import PeriodicFlow, regrid
@@ -55,6 +56,12 @@ class KolmogorovStart(Reference):
 
     force: float = 2.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.force):
+            raise DpinnError(f"force of the reference {self.name} is {self.force}; use a number")
+        if self.seed < 0:
+            raise DpinnError(f"seed of the reference {self.name} is {self.seed}; use 0, 1, ...")
 
     def solve(self, quick: bool = False, progress: Progress = True) -> xr.Dataset:
         """Spin up; ``quick`` changes nothing, as the start defines the problem.

@@ -17,7 +17,8 @@ class KuramotoSivashinskyReference(FourierReference):
     """``u_t + α u u_x + β u_xx + γ u_xxxx = 0`` on [0,horizon]x[0,2π], periodic.
 
     ``u(0,x) = cos x (1 + sin x)``. The solution becomes chaotic, which amplifies every error; so
-    its own error at the end is what the refinement stands still at, not that of a step.
+    what is refined until it stands still is the whole history. At its end a change is about three
+    times that of all times together.
     """
 
     name: ClassVar[str] = "kuramoto_sivashinsky"

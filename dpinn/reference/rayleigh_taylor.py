@@ -46,8 +46,8 @@ class RayleighTaylorReference(Reference):
     with u = v = T = 0 at the walls; u = v = 0 at the start, and T as in ``start``. The pressure has
     zero mean over space at each time.
 
-    Fourier–Galerkin in x, Legendre–Galerkin in y (see ``channel``), ETDRK4 in t. The start is not
-    compatible with the walls to all orders: the pressure that it sets up would slide the fluid
+    Fourier–Galerkin in x, Legendre–Galerkin in y (see ``boussinesq``), ETDRK4 in t. The start is
+    not compatible with the walls to all orders: the pressure that it sets up would slide the fluid
     along them. It is some 1e-3 of the buoyancy there and makes thin layers of vorticity, which are
     exact in the Stokes eigenmodes.
     """

@@ -92,7 +92,7 @@ def load_reference(
         cached = None  # Told below, once no other process can be replacing it.
     if cached is not None and not anew:
         return cached
-    with _locked(path, progress):
+    with _locked(path, progress) as alone:
         try:
             cached = _read(path, definition)
         except _DamagedError as damage:
@@ -103,6 +103,9 @@ def load_reference(
             )
         if cached is not None and not anew:
             return cached
+        if alone:
+            for part in path.parent.glob(f".{path.stem}-*.part"):
+                part.unlink(missing_ok=True)  # of a process that was killed while it wrote
         dataset = reference.solve(quick, progress)
         dataset.attrs[DEFINITION] = definition
         _write(dataset, path)
@@ -170,14 +173,19 @@ def _write(dataset: xr.Dataset, path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Let one process at a time compute this file; the kernel frees the lock of a dead one."""
+def _locked(path: Path, progress: Progress) -> Iterator[bool]:
+    """Let one process at a time compute this file; the kernel frees the lock of a dead one.
+
+    Yields:
+        Whether this process is alone: some file systems have no locks.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_suffix(".lock").open("w")
     except OSError as error:
         raise _unwritable(path.parent, error) from error
     with lock:
+        alone = True
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,13 +197,14 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise _unwritable(path.parent, error) from error
+            alone = False
             warnings.warn(
                 f"{path.parent} has no file locks: processes that start together may each "
                 "compute the reference",
                 DpinnWarning,
                 stacklevel=4,
             )
-        yield
+        yield alone
 
 
 def _unwritable(folder: Path, error: OSError) -> DpinnError:

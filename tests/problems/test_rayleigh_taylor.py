@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dpinn.errors import DpinnError
 from dpinn.jet import Field
 from dpinn.problem import Condition, Problem
 from dpinn.problems.rayleigh_taylor import RayleighTaylor
@@ -58,11 +59,12 @@ def differences(weights: np.ndarray, values: np.ndarray, axis: int, stride: int)
 
 
 def terms_of(
-    problem: Problem, condition: Condition, solution: Solution, stride: int = 1
-) -> dict[str, np.ndarray]:
+    problem: Problem, condition: Condition, solution: Solution, stride: int = 1,
+    interval: float = T[1],
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Put a solution with differences for derivatives through a condition of the problem.
 
-    At the middle time, away from the walls.
+    At the middle of 17 times, away from the walls.
     """
     wave = 2j * np.pi * np.fft.rfftfreq(len(X), 1 / len(X))[:, None]
     wave[-1] = 0
@@ -75,7 +77,7 @@ def terms_of(
     for name in problem.fields:
         history = solution[name]
         now, waves = history[middle], np.fft.rfft(history[middle], axis=0)
-        in_time = differences(FIRST, history, 0, stride)[middle] / (stride * T[1])
+        in_time = differences(FIRST, history, 0, stride)[middle] / (stride * interval)
         once = differences(FIRST, now, 1, stride) / (stride * Y[1])
         twice = differences(SECOND, now, 1, stride) / (stride * Y[1]) ** 2
         along = np.fft.irfft(wave * waves, len(X), axis=0)
@@ -100,6 +102,8 @@ def residuals(problem: Problem, solution: Solution, stride: int = 1) -> dict[str
 
 PROBLEM = RayleighTaylor(RAYLEIGH, PRANDTL, HORIZON)
 EQUATIONS = {"momentum_x", "momentum_y", "continuity", "energy"}
+TIMED = ("momentum_x", "momentum_y", "energy")
+"""Those that hold a derivative in time."""
 
 
 @pytest.mark.parametrize("flow", ["plume", "leaning"])
@@ -166,3 +170,26 @@ def test_parameters_reach_domain_and_reference():
     assert PROBLEM.domain["t"] == (0, HORIZON)
     assert RayleighTaylor().domain["t"] == RayleighTaylor.domain["t"]
     assert PROBLEM.reference() == RayleighTaylorReference(RAYLEIGH, PRANDTL, HORIZON)
+
+
+@pytest.mark.parametrize("bad", [{"rayleigh": -1.0}, {"prandtl": 0.0}, {"horizon": 0.0}], ids=str)
+def test_parameters_that_are_not_positive_are_named(bad):
+    (name,) = bad
+    with pytest.raises(DpinnError, match=f"{name} of the reference rayleigh_taylor"):
+        RayleighTaylor(**bad)
+
+
+def test_residuals_fall_at_the_order_of_the_time_steps():
+    """One step between stored times: what is left is the solver's own error, of fourth order."""
+    solver = RayleighTaylorReference(RAYLEIGH, PRANDTL, HORIZON)
+    sizes = []
+    for intervals in (30, 60):
+        t = np.linspace(0, HORIZON, intervals + 1)
+        values = solver.solve_at(Resolution(64, 1), t, X, Y)
+        middle = 2 * intervals // 3
+        solution = dict(zip(FIELDS, values[:, middle - 8 : middle + 9], strict=True))
+        terms = terms_of(PROBLEM, PROBLEM.conditions[0], solution, interval=t[1])
+        sizes.append({name: float(abs(terms[name]).max()) for name in TIMED})
+    coarse, fine = sizes
+    for name in TIMED:
+        assert 10 < coarse[name] / fine[name] < 24, (name, coarse, fine)

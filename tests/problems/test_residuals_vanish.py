@@ -101,6 +101,18 @@ def test_burgers_vanishes_on_cole_and_hopfs_solution(viscosity, x, t):
     assert np.abs(burgers_terms(Burgers(viscosity), viscosity, t, x, 5e-3)).max() < 1e-5
 
 
+def test_burgers_residual_falls_at_the_order_of_the_differences_through_the_shock():
+    viscosity, x = 0.01 / np.pi, np.linspace(-0.02, 0.02, 21)
+    values = functools.partial(BurgersReference(viscosity).values, 0.5)
+    largest = np.abs(values(x) * (values(x + 1e-5) - values(x - 1e-5)) / 2e-5).max()
+    coarse, fine = (
+        np.abs(burgers_terms(Burgers(viscosity), viscosity, 0.5, x, h)).max() / largest
+        for h in (1e-3, 5e-4)
+    )
+    assert fine < 1e-7
+    assert 2**6.5 < coarse / fine < 2**9  # of eighth order
+
+
 def test_solution_of_another_viscosity_does_not_solve_burgers():
     x = np.linspace(-0.9, 0.9, 13)
     assert np.abs(burgers_terms(Burgers(0.06), 0.05, 0.5, x, 5e-3)).max() > 1e-2
@@ -160,12 +172,30 @@ def test_problem_is_found_by_name_or_class_path(name, expected):
     assert type(problem_by_name(name)) is expected
 
 
-@pytest.mark.parametrize("name", ["waves", "dpinn.problems.Waves", "no.such.module.Wave"])
+@pytest.mark.parametrize(
+    "name", ["waves", "dpinn.problems.Waves", "no.such.module.Wave", "dpinn.problems.KNOWN", "a."]
+)
 def test_unknown_problem_is_refused_with_those_that_exist(name):
     with pytest.raises(
         DpinnError, match=f"there is no problem {name}; use one of wave, burgers, allen_cahn"
     ):
         problem_by_name(name)
+
+
+def test_what_is_wrong_in_a_users_file_is_said(tmp_path, monkeypatch):
+    (tmp_path / "lacks.py").write_text("import no_such_package")
+    (tmp_path / "breaks.py").write_text("import torch\ntorch.no_such_function")
+    (tmp_path / "asks.py").write_text(
+        "from dpinn.problems import Wave\n"
+        "class Fast(Wave):\n    def __init__(self, times):\n        super().__init__(2 * times)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        problem_by_name("lacks.Wave")
+    with pytest.raises(AttributeError, match="no_such_function"):
+        problem_by_name("breaks.Wave")
+    with pytest.raises(DpinnError, match=r"asks\.Fast cannot be made without arguments.*times"):
+        problem_by_name("asks.Fast")
 
 
 # --- reaction -------------------------------------------------------------------------------

@@ -223,3 +223,14 @@ def test_parameters_that_are_not_positive_are_refused(name):
 def test_odd_numbers_of_modes_are_refused():
     with pytest.raises(ValueError, match="15 modes"):
         Channel(12, 15, 1.0, 1.0)
+
+
+def test_the_start_that_is_integrated_is_the_one_that_is_stated():
+    channel = Channel(96, 144, 1e-3, 1e-3)
+    x, y = np.arange(96) / 96, np.linspace(0, 2, 81)
+    state = channel.start(start(x, channel.y[:, None]))
+    values = channel.sample(state, x, channel.profiles_at(y))
+    found = dict(zip(FIELDS, values, strict=True))
+    assert abs(found["T"] - start(x[:, None], y)).max() < 1e-4
+    assert not found["u"].any()
+    assert not found["v"].any()

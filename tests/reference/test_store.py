@@ -57,7 +57,8 @@ class Slow(test_store.Counted):
     def solve(self, quick=False, progress=True):
         with Path({log!r}).open("a") as log:
             log.write("solving\\n")
-        time.sleep({seconds})
+        while not Path({release!r}).exists():
+            time.sleep(0.02)
         return super().solve(quick, progress)
 
 print(float(load_reference(Slow(), progress={progress}).u.sum()))
@@ -71,11 +72,12 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "references"
 
 
-def start_slow(tmp_path: Path, seconds: float, progress: bool = False) -> subprocess.Popen[str]:
+def start_slow(tmp_path: Path, progress: bool = False) -> subprocess.Popen[str]:
+    """A process that solves until there is a file ``release``."""
     code = SLOW.format(
         here=str(Path(__file__).parent),
         log=str(tmp_path / "log"),
-        seconds=seconds,
+        release=str(tmp_path / "release"),
         progress=progress,
     )
     return subprocess.Popen(
@@ -276,25 +278,50 @@ def test_error_of_the_solver_is_passed_on_and_leaves_nothing(cache, monkeypatch)
 
 
 def test_two_processes_at_once_compute_once_and_agree(tmp_path):
-    first = start_slow(tmp_path, seconds=2)
+    first = start_slow(tmp_path)
     wait_until_solving(tmp_path)
-    second = start_slow(tmp_path, seconds=2, progress=True)
+    second = start_slow(tmp_path, progress=True)
+    assert second.stderr is not None
+    assert second.stderr.readline().startswith(
+        "waiting for another process that computes slow-full-"
+    )
+    (tmp_path / "release").touch()
     (sum_1, error_1), (sum_2, error_2) = first.communicate(), second.communicate()
     assert (first.returncode, second.returncode) == (0, 0), error_1 + error_2
     assert sum_1 == sum_2
     assert (tmp_path / "log").read_text() == "solving\n"
-    assert "waiting for another process that computes slow-full-" in error_2
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_killed_process_leaves_no_file_and_no_lock(tmp_path, cache, end):
-    killed = start_slow(tmp_path, seconds=60)
+    killed = start_slow(tmp_path)
     wait_until_solving(tmp_path)
     killed.send_signal(end)
     killed.communicate()
     assert killed.returncode != 0
     assert left_in(cache) == []
-    following = start_slow(tmp_path, seconds=0)
+    (tmp_path / "release").touch()
+    following = start_slow(tmp_path)
     _, error = following.communicate(timeout=60)
     assert following.returncode == 0, error
     assert len(left_in(cache)) == 1
+
+
+def test_what_a_process_killed_while_writing_left_is_removed_by_the_next(cache):
+    path = reference_path(Counted())
+    cache.mkdir(parents=True)
+    (cache / f".{path.stem}-4242-0a0b0c0d.part").write_bytes(b"half")
+    (cache / ".other-full-000000000000-4242-0a0b0c0d.part").write_bytes(b"of another solution")
+    load_reference(Counted())
+    assert left_in(cache) == [".other-full-000000000000-4242-0a0b0c0d.part", path.name]
+
+
+def test_a_subclass_that_solves_otherwise_is_another_solution():
+    class Doubled(Counted):
+        def solve(self, quick=False, progress=True):
+            return 2 * super().solve(quick, progress)
+
+    with xr.set_options(keep_attrs=True):
+        single, double = load_reference(Counted()), load_reference(Doubled())
+    assert reference_path(Counted()) != reference_path(Doubled())
+    np.testing.assert_array_equal(double.u, 2 * single.u)
