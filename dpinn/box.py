@@ -7,6 +7,9 @@ import math
 from dpinn.errors import DpinnError
 from dpinn.jet.plan import RESERVED
 
+SAME = 1e-9
+"""Part of an interval within which two coordinates are the same, such as times at a seam."""
+
 
 class Box:
     """A product of intervals, one per coordinate, in the order in which they are given.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 
 from dpinn.analysis import (
+    Array,
     Evaluation,
     axes_of,
     compare_flows,
@@ -23,6 +23,7 @@ from dpinn.analysis import (
     statement,
     window_errors,
 )
+from dpinn.box import SAME
 from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.jet.plan import TIME
 from dpinn.loss import ResidualSums, TermLayout
@@ -39,8 +40,6 @@ from dpinn.run_files import (
 )
 from dpinn.sampling import Collocation
 from dpinn.solution import Solution
-
-Array = NDArray[np.float64]
 
 RESIDUAL_POINTS = 8192
 """Interior points of the residual norms; sampling error about one percent."""
@@ -68,7 +67,24 @@ def reference_of(problem: Problem, quick: bool = False, anew: bool = False) -> x
             fields=tuple(f for f in problem.fields if f not in free),
             optional=(*free, *(q.name for q in problem.quantities)),
         )
-    return load_reference(source, quick=quick, anew=anew)
+    found = load_reference(source, quick=quick, anew=anew)
+    return _inside(found, problem, source) if isinstance(source, FileReference) else found
+
+
+def _inside(dataset: xr.Dataset, problem: Problem, source: FileReference) -> xr.Dataset:
+    """What of a file lies in the domain: a network knows nothing of what is beyond it."""
+    for name in problem.domain.coordinates:
+        low, high = problem.domain[name]
+        margin = SAME * (high - low)
+        points = dataset[name].values
+        inside = (points >= low - margin) & (points <= high + margin)
+        if not inside.any():
+            raise DpinnError(
+                f"the reference file {source.path} has no {name} from {low:g} to {high:g}, the "
+                f"domain of {type(problem).__name__}"
+            )
+        dataset = dataset.isel({name: inside})
+    return dataset
 
 
 def report_axes(problem: Problem, reference: xr.Dataset | None) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from dpinn import Box, DpinnError, DpinnWarning, Problem, Solution, quantity
-from dpinn.analysis import grid_points, observe, predict_points
+from dpinn.analysis import observe, predict_share
 from dpinn.nn import PINN
 from dpinn.nn.windowed import WindowedPINN
 from dpinn.problems.taylor_green import TaylorGreen
@@ -60,7 +61,7 @@ def network(scale: float, pressure: float = 0.0) -> PINN:
     return PINN(Vortices(), lambda i, o: Decay(i, o, scale, pressure)).double()
 
 
-FACTS = RunFacts(7, 1.5, "cpu", 0, None, {"u": 1.0, "vorticity": 1.25, "unknown": 3.0})
+FACTS = RunFacts(7, 1.5, "cpu", 0, None, 7, {"u": 1.0, "vorticity": 1.25, "unknown": 3.0})
 WINDOWS = ((0.0, 0.5), (0.5, 1.0))
 
 
@@ -127,10 +128,12 @@ def test_predictions_of_several_ranks_are_not_computed_again(
     problem = Vortices()
     solution = Solution(problem, network(1.02), FACTS)
     alone = report(solution, tmp_path / "alone")
-    points = grid_points(report_axes(problem, reference_of(problem)))
+    axes = report_axes(problem, reference_of(problem))
+    look, size = observe(solution.pinn, problem), math.prod(len(axis) for axis in axes.values())
+    cuts = [0, size // 3, 2 * size // 3, size]
     shares = [
-        predict_points(observe(solution.pinn, problem), part, torch.device("cpu"), torch.float64)
-        for part in points.tensor_split(3)
+        predict_share(look, axes, torch.device("cpu"), torch.float64, start, stop)
+        for start, stop in itertools.pairwise(cuts)
     ]
     together = {n: np.concatenate([share[n] for share in shares]) for n in shares[0]}
     monkeypatch.setattr("dpinn.report.predict", None)
@@ -311,3 +314,33 @@ def test_a_folder_that_cannot_be_written_is_an_error_only_where_it_must(
             result = report(solution, tmp_path / "run", must_write=False)
         assert result["figures"] == []
         assert result["residual/continuity"] == 0.0
+
+
+def test_a_file_is_compared_within_the_domain_only(tmp_path: Path) -> None:
+    t, x = np.linspace(0, 2, 21), np.linspace(-1, 2, 31)
+    values = np.where((t[:, None] <= 1 + 1e-12) & (x >= 0) & (x <= 1 + 1e-12), 1.0, 100.0)
+    file = tmp_path / "longer.nc"
+    xr.Dataset({"u": (("t", "x"), values)}, {"t": t, "x": x}).to_netcdf(file, engine="h5netcdf")
+
+    class Short(Problem):
+        domain = Box(t=(0.0, 1.0), x=(0.0, 1.0))
+        fields = ("u",)
+
+        def residual(self, u):
+            return {"pde": u.t}
+
+        def reference(self):
+            return str(file)
+
+    found = reference_of(Short())
+    assert found is not None
+    assert found.sizes == {"t": 11, "x": 11}
+    assert (found.u == 1).all()
+
+    class Elsewhere(Short):
+        domain = Box(t=(0.0, 1.0), x=(5.0, 6.0))
+
+    with pytest.raises(
+        DpinnError, match=r"longer\.nc has no x from 5 to 6, the domain of Elsewhere"
+    ):
+        reference_of(Elsewhere())

@@ -18,7 +18,7 @@ from dpinn.analysis.predictions import (
     grid_points,
     observe,
     predict,
-    predict_points,
+    predict_share,
 )
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "grid_points",
     "observe",
     "predict",
-    "predict_points",
+    "predict_share",
     "relative_l2",
     "statement",
     "thin_out",

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dpinn.analysis.predictions import Array
+from dpinn.box import SAME
 from dpinn.errors import DpinnWarning
 from dpinn.jet.plan import TIME
 from dpinn.problem import Problem
@@ -21,9 +22,6 @@ RESOLVABLE = 5.0
 
 FEW_TIMES = 8
 """So many, as in a short window, are not thinned out."""
-
-SAME_TIME = 1e-9
-"""Part of the horizon within which a time of the reference lies on a window's seam."""
 
 
 def relative_l2(prediction: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
@@ -145,7 +143,7 @@ def window_errors(
 def times_inside(times: Array, window: tuple[float, float], problem: Problem) -> NDArray[np.bool_]:
     """Which times lie in a window; a seam counts to the window that ends there."""
     start, end = window
-    margin = SAME_TIME * problem.domain.length(TIME)
+    margin = SAME * problem.domain.length(TIME)
     inside = (times > start + margin) & (times <= end + margin)
     if start <= problem.domain[TIME][0]:
         inside |= np.abs(times - start) <= margin

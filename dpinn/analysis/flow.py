@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 import scipy.integrate
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from dpinn.analysis.predictions import Array
 
 
 @dataclass(frozen=True)

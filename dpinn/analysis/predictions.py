@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -43,7 +44,7 @@ class Network(Protocol):
         """The weights."""
 
 
-def observe(pinn: Network, problem: Problem, with_quantities: bool = True) -> Observe:
+def observe(pinn: Network, problem: Problem) -> Observe:
     """All fields of a problem and the quantities that it declares, from the network itself.
 
     Derivatives that a quantity reads, as the vorticity does, are the network's own.
@@ -51,9 +52,8 @@ def observe(pinn: Network, problem: Problem, with_quantities: bool = True) -> Ob
     Args:
         pinn: the network.
         problem: names the fields and quantities.
-        with_quantities: leave it out where the fields alone are watched, which is cheaper.
     """
-    quantities = problem.quantities if with_quantities else ()
+    quantities = problem.quantities
     plan = DerivativePlan.build(
         problem.domain.coordinates,
         {index for q in quantities for index in q.plan.partials},
@@ -87,43 +87,57 @@ def predict(
         ``n_1 x n_2 x ...`` per name.
     """
     shape = tuple(len(axis) for axis in axes.values())
-    values = predict_points(observe, grid_points(axes), device, dtype)
+    values = predict_share(observe, axes, device, dtype, 0, math.prod(shape))
     return {name: column.reshape(shape) for name, column in values.items()}
 
 
-def grid_points(axes: Mapping[str, Array]) -> Tensor:
-    """The points of a grid, ``N x coordinates`` in float64, the last coordinate running fastest."""
-    grids = np.meshgrid(*axes.values(), indexing="ij")
-    return torch.from_numpy(np.stack([g.ravel() for g in grids], axis=1).astype(np.float64))
+def grid_points(axes: Mapping[str, Array], start: int, stop: int) -> Tensor:
+    """Some points of a grid, ``stop - start x coordinates`` in float64.
+
+    They are counted with the last coordinate running fastest.
+    """
+    shape = tuple(len(axis) for axis in axes.values())
+    places = np.unravel_index(np.arange(start, stop), shape)
+    columns = [np.asarray(axis, float)[k] for axis, k in zip(axes.values(), places, strict=True)]
+    return torch.from_numpy(np.stack(columns, axis=1))
 
 
-def predict_points(
-    observe: Observe, points: Tensor, device: torch.device, dtype: torch.dtype
+def predict_share(
+    observe: Observe,
+    axes: Mapping[str, Array],
+    device: torch.device,
+    dtype: torch.dtype,
+    start: int,
+    stop: int,
 ) -> dict[str, Array]:
-    """Observe at points, such as one rank's share of a grid, in batches of bounded memory.
+    """Observe at some points of a grid, such as one rank's share, in batches of bounded memory.
 
     Where a batch does not fit into memory it is halved, down to a single point.
 
     Args:
         observe: is called with points on `device`, in `dtype`.
-        points: ``N x coordinates``; N may be zero.
+        axes: ``n_i`` values by coordinate, in the order of the problem.
         device: where to compute.
         dtype: the network's.
+        start: the first point, see `grid_points`.
+        stop: the point after the last; may be `start`.
 
     Returns:
-        ``N`` per name, float64.
+        ``stop - start`` per name, float64.
     """
     found: dict[str, Array] = {}
-    batch, start = min(BATCH, max(1, len(points))), 0
-    while not found or start < len(points):
-        part = slice(start, start + batch)
-        values = _observed(observe, points[part].to(device, dtype), last=batch == 1)
+    batch, first = min(BATCH, max(1, stop - start)), start
+    while not found or first < stop:
+        last = min(first + batch, stop)
+        points = grid_points(axes, first, last).to(device, dtype)
+        values = _observed(observe, points, last=batch == 1)
         if values is None:
             batch //= 2
             continue
         for name, column in values.items():
-            found.setdefault(name, np.empty(len(points)))[part] = column
-        start += batch
+            whole = found.setdefault(name, np.empty(stop - start))
+            whole[first - start : last - start] = column
+        first = last
     return found
 
 

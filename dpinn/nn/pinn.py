@@ -31,6 +31,7 @@ class PINN(nn.Module):
 
     def __init__(self, problem: Problem, network: NetworkFactory):
         super().__init__()
+        self.domain = problem.domain
         self.coordinates = problem.domain.coordinates
         self.field_names = tuple(problem.fields)
         self.embedding = PeriodicEmbedding(problem.domain, tuple(problem.periodic))

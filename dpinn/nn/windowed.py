@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dpinn.box import SAME
 from dpinn.jet import DerivativePlan, Field
 from dpinn.jet.plan import TIME
 from dpinn.nn.pinn import PINN
@@ -29,6 +30,7 @@ class WindowedPINN(nn.Module):
             raise ValueError(f"{len(pinns)} windows have {len(pinns) - 1} seams, not {len(seams)}")
         self.pinns = nn.ModuleList(pinns)
         self.seams = tuple(float(s) for s in seams)
+        self.domain = pinns[0].domain
         self.coordinates = pinns[0].coordinates
         self.field_names = pinns[0].field_names
 
@@ -54,7 +56,9 @@ class WindowedPINN(nn.Module):
     def _parts(self, points: Tensor) -> tuple[list[tuple[PINN, Tensor]], Tensor]:
         """The windows that have points with the indices of these, and the way back from them."""
         t = points[:, self.coordinates.index(TIME)].contiguous()
-        window = torch.bucketize(t, torch.tensor(self.seams, dtype=torch.float64).to(t))
+        # A time that is a seam but for rounding is at it.
+        seams = torch.tensor(self.seams, dtype=torch.float64) + SAME * self.domain.length(TIME)
+        window = torch.bucketize(t, seams.to(t))
         chosen = [(window == k).nonzero()[:, 0] for k in range(len(self.pinns))]
         parts = [(p, here) for p, here in zip(self.pinns, chosen, strict=True) if len(here)]
         # Without points the first answers, with nothing in the right shape.

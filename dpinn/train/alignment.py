@@ -74,10 +74,12 @@ class AlignmentMeter:
         for index, (name, _) in enumerate(named):
             self._layers.setdefault(name.rpartition(".")[0], []).append(index)
         self._grams: dict[int, dict[str, Tensor]] = {}
+        self._followers = Followers((), named)
         self.restart()
 
     def restart(self) -> None:
         """Begin with new followers, as the training does with a new optimizer."""
+        self._followers.settle()  # before their memory is given back
         self._followers = Followers(self.tracking.compare, self._named)
         self._last: dict[str, tuple[int, list[Tensor]]] = {}
 

@@ -21,6 +21,7 @@ from dpinn.train.distributed import all_reduce_sum, broadcast_from_first
 
 if TYPE_CHECKING:
     from dpinn.train.module import PINNTraining
+    from dpinn.train.stages import Stage
 
 POINTS_AT_ONCE = 4096
 """Points at which a residual is evaluated together; without a backward pass they need little."""
@@ -91,7 +92,9 @@ class Collocations(LightningDataModule):
         first = int(batch)
         if self._module.enter(first):
             self.pool = None  # of another stage
-        self._here = self._sampled_now()
+        stage = self._module.course.stage
+        assert stage is not None
+        self._here = self.sampled_in(stage)
         if self.resampling is not None:
             self._keep_pool(self.resampling, first)
         points = [self._points(step) for step in range(first, first + self.inner_steps)]
@@ -99,10 +102,8 @@ class Collocations(LightningDataModule):
             self._add_seam(points)
         return StepBatch(first, points)
 
-    def _sampled_now(self) -> Collocation:
-        """The collocation of the present stage: its window of time, its problem."""
-        stage = self._module.course.stage
-        assert stage is not None
+    def sampled_in(self, stage: Stage) -> Collocation:
+        """The collocation of a stage: its window of time, and the problem that is trained."""
         return replace(
             self.collocation,
             problem=self._module.trained,

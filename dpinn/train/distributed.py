@@ -48,6 +48,26 @@ def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
         parameter.grad = None if none else part.view_as(parameter)
 
 
+def gather_to_first(values: Tensor, sizes: Sequence[int]) -> list[Tensor] | None:
+    """Bring the vectors of all ranks to rank 0; all ranks call it.
+
+    Args:
+        values: this rank's, on its device.
+        sizes: how long each rank's vector is.
+
+    Returns:
+        The vectors in the order of the ranks; None on the others.
+    """
+    if not is_distributed():
+        return [values]
+    padded = torch.nn.functional.pad(values, (0, max(sizes) - len(values)))
+    received = [torch.empty_like(padded) for _ in sizes] if dist.get_rank() == 0 else None
+    dist.gather(padded, received)
+    if received is None:
+        return None
+    return [part[:size] for part, size in zip(received, sizes, strict=True)]
+
+
 def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
     """Give every rank what rank 0 holds."""
     if is_distributed():

@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dpinn.errors import DpinnError, DpinnWarning
-from dpinn.optim import ScheduleFree, needs_closure, needs_second_backward, precondition
+from dpinn.optim import (
+    ScheduleFree,
+    needs_closure,
+    needs_second_backward,
+    precondition,
+    soap_of,
+)
 
 KEY = "model.alignment.compare"
 
@@ -97,6 +103,13 @@ class Followers:
                 warnings.warn(
                     f"{label} of {KEY} is left behind at step {step}: {error}", DpinnWarning, 2
                 )
+
+    def settle(self) -> None:
+        """Wait for what their optimizers may be doing on streams of their own."""
+        for follower in self.by_label.values():
+            soap = soap_of(follower.optimizer)
+            if soap is not None:
+                soap.settle()
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizers' states by label."""

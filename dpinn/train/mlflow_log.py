@@ -16,7 +16,7 @@ from dpinn.train.module import PINNTraining
 
 def start_run(
     experiment: str, folder: Path, run_id: str | None, config: str, trainer: Trainer,
-    module: PINNTraining,
+    module: PINNTraining, device: str,
 ) -> MLflowRun:  # fmt: skip
     """Open a run, or go on with one, and say what is trained, how and on what.
 
@@ -27,12 +27,13 @@ def start_run(
         config: the whole configuration, YAML.
         trainer: that trains.
         module: that is trained.
+        device: that trains, for a person.
     """
     run = MLflowRun.start(experiment, folder.name, run_id)
     run.log_params(yaml.safe_load(config) or {})
     data = trainer.datamodule.collocation  # type: ignore[attr-defined]
     tags = environment() | {
-        "device": device_of(module),
+        "device": device,
         "problem": module.problem.name,
         "precision": str(trainer.precision),
         "precision/matmul": torch.get_float32_matmul_precision(),

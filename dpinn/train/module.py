@@ -118,7 +118,7 @@ class PINNTraining(LightningModule):
         self.alignment = alignment
         self.meter: AlignmentMeter | None = None
         self._measured: dict[str, Any] = {}
-        self.fit_of_start: float | None = None
+        self._resumed_at = 0
 
     # --- set-up ---------------------------------------------------------------------------
 
@@ -160,32 +160,36 @@ class PINNTraining(LightningModule):
     def _set_start_values(self) -> None:
         """Start from the initial condition, or from the checkpoint, alike on every rank."""
         if self.compiled is None and self.initialize:
-            self.fit_of_start = physics_informed_initialization(self.pinn, self.problem)
+            physics_informed_initialization(self.pinn, self.problem)
         broadcast_from_first(list(self.parameters()))
 
     def on_fit_start(self) -> None:
         """Look at the first step's points for mistakes, and compile where decided."""
         require_suitable_strategy(self)
         data = self._data
-        dtype = next(self.pinn.parameters()).dtype
-        adjust(self.trained, self.course.stage_at(self.trainer.global_step), dtype)
+        parameter = next(self.pinn.parameters())
+        # Whose network it is: at a seam still that of the stage which has ended. Lightning itself
+        # does not know yet at which step it will go on.
+        step = self._resumed_at
+        stage = self.course.stage_at(max(0, step - 1))
+        adjust(self.trained, stage, parameter)
         collocation = replace(data.collocation, problem=self.trained)
         self.objective.layout = TermLayout.build(collocation)
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         offset, _ = rank_slice(collocation.batch, rank, world_size)
         sums = ResidualSums(self.pinn, self.trained, collocation, offset, self.pseudo_time)
-        points = collocation.batch_at(
-            0,
+        points = data.sampled_in(stage).batch_at(
+            step,
             rank=rank,
             world_size=world_size,
             device=self.device,
-            dtype=dtype,
+            dtype=parameter.dtype,
         )
         if self.course.marches:
             points[SEAM] = self.course.at_seam(self.trained, points[INITIAL])
         # A function even where it is not compiled: as a submodule it would be saved as well.
         self.stepper = Stepper(self, sums.forward, collocation)
-        self.stepper.look(self.trainer.global_step, sums, points)
+        self.stepper.look(step, sums, points)
         if self.compiled is None:
             self.compiled = self._decide_compile()
         compiled = compile_loss(sums, points) if self.compiled else None
@@ -226,7 +230,7 @@ class PINNTraining(LightningModule):
         if begins:
             self._hand_on(step)
         self.course.enter(stage, self.pinn)
-        adjust(self.trained, stage, next(self.pinn.parameters()).dtype)
+        adjust(self.trained, stage, next(self.pinn.parameters()))
         return begins
 
     def _hand_on(self, step: int) -> None:
@@ -333,6 +337,7 @@ class PINNTraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A resumed run computes as it began."""
         self.compiled = checkpoint["compiled"]
+        self._resumed_at = int(checkpoint["global_step"])
         self._measured = checkpoint.get("alignment", {})
         require_same_strategies(checkpoint["state_dict"], self.state_dict())
         saved = checkpoint.get("course")

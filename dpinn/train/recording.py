@@ -80,6 +80,7 @@ class Recorder(Callback):
         self._watch: Watch | None = None
         self._initial_errors: dict[str, float] = {}
         self._seconds_before = 0.0
+        self._device = ""
         self._saved_step = -1
         self._ended = False
 
@@ -111,6 +112,7 @@ class Recorder(Callback):
         self._run_id = run.get("mlflow_run_id")
         self._seconds_before = float(run.get("seconds", 0.0))
         self._initial_errors = dict(run.get("initial_errors", {}))
+        self._device = str(run.get("device", ""))
         self._saved_step = int(checkpoint["global_step"])
 
     # --- the course of a run --------------------------------------------------------------
@@ -144,7 +146,7 @@ class Recorder(Callback):
             try:
                 reference = reference_of(pl_module.problem)
                 self._watch = None if reference is None else Watch(pl_module.problem, reference)
-                self._open(trainer, pl_module)
+                self._open(trainer, pl_module, device_of(pl_module))
             except DpinnError as error:
                 failure = error
         opened = trainer.strategy.broadcast(None if failure else str(self.folder))
@@ -160,7 +162,7 @@ class Recorder(Callback):
                 self._run.log_metrics(named, step=0)
         self._started = self._last_log = time.monotonic()
 
-    def _open(self, trainer: Trainer, module: PINNTraining) -> None:
+    def _open(self, trainer: Trainer, module: PINNTraining, device: str) -> None:
         fresh = self.folder is None
         if self.folder is None:
             self.folder = new_run_folder(self.output, module.problem.name)
@@ -174,7 +176,7 @@ class Recorder(Callback):
             if self.mlflow:
                 experiment = self.experiment or module.problem.name
                 self._run = start_run(
-                    experiment, self.folder, self._run_id, self.config, trainer, module
+                    experiment, self.folder, self._run_id, self.config, trainer, module, device
                 )
                 self._run_id = self._run.run_id
         except DpinnError:
@@ -274,8 +276,26 @@ class Recorder(Callback):
             return
         predictions = self._predict_together(trainer, pl_module)
         _leave(trainer)
-        if not trainer.is_global_zero or self.folder is None:
+        if trainer.is_global_zero:
+            self._report(trainer, predictions)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report a run that was killed after its last step: Lightning skips a finished training.
+
+        It has taken the module off its device by now, so rank 0 does this alone.
+        """
+        if self._ended or not trainer.global_step >= trainer.max_steps > 0:
             return
+        self._ended = True
+        _leave(trainer)
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, PINNTraining)
+            self._open(trainer, pl_module, self._device)
+            self._report(trainer, None)
+
+    def _report(self, trainer: Trainer, predictions: dict[str, Array] | None) -> None:
+        """Evaluate the run, hand the result to MLflow, and print it."""
+        assert self.folder is not None
         self.result = report(load(self.folder), self.folder, predictions=predictions)
         if self._run is not None:
             log_result(self._run, self.result, self.folder, trainer.global_step)
@@ -283,12 +303,6 @@ class Recorder(Callback):
         print(summary(self.result), flush=True)
         if self._run is not None:
             print(f"  MLflow      {self._run.url}", flush=True)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report a run that was killed after its last step: Lightning skips a finished training."""
-        if not self._ended and trainer.global_step >= trainer.max_steps > 0:
-            self.on_train_start(trainer, pl_module)
-            self.on_train_end(trainer, pl_module)
 
     def _predict_together(
         self, trainer: Trainer, module: LightningModule

@@ -79,26 +79,13 @@ class TimeWindows(Stages):
 
     def plan(self, problem: Problem, max_steps: int) -> tuple[Stage, ...]:
         """One stage a window."""
-        title = type(problem).__name__
-        if not any(c.name == INITIAL for c in problem.conditions):
-            raise DpinnError(
-                f"{title} has no initial condition, from which time windows could march; leave "
-                "model.stages out"
-            )
-        for condition in problem.conditions:
-            if condition.name != INITIAL and any(name == TIME for name, _ in condition.faces):
-                raise DpinnError(
-                    f"{title}.{condition.name} holds at one time, which time windows would train "
-                    "in each of them; leave model.stages out"
-                )
         if max_steps % self.count:
             below = max_steps // self.count * self.count
             raise DpinnError(
                 f"trainer.max_steps {max_steps} does not divide into {self.count} time windows; "
                 f"use {below + self.count}" + (f" or {below}" if below else "")
             )
-        _require_affine(problem)
-        start, end = problem.domain[TIME]
+        start, end = problem.domain[TIME] if TIME in problem.domain.coordinates else (0.0, 0.0)
         seams = [start + (end - start) * k / self.count for k in range(self.count)] + [end]
         steps = max_steps // self.count
         return tuple(
@@ -162,12 +149,16 @@ def plan_stages(
     """The plan, or one stage for the whole training.
 
     Raises:
-        DpinnError: a stage does not begin with a Lightning batch.
+        DpinnError: the stages have gaps, do not fit the problem, or one does not begin with a
+            Lightning batch.
     """
     if stages is None or max_steps < 1:
         return (Stage(0, 0, max_steps),)
     plan = tuple(stages.plan(problem, max_steps))
-    _require_order(plan, max_steps, type(stages).__name__)
+    _require_order(plan, problem, max_steps, type(stages).__name__)
+    if plan[0].interval is not None:
+        _require_start(problem)
+        _require_affine(problem)
     for stage in plan:
         if stage.first % inner_steps:
             raise DpinnError(
@@ -177,31 +168,34 @@ def plan_stages(
     return plan
 
 
-def adjust(problem: Problem, stage: Stage, dtype: torch.dtype) -> None:
+def adjust(problem: Problem, stage: Stage, like: torch.Tensor) -> None:
     """Give a problem, a copy of one's own, the parameters of a stage.
 
-    They become tensors, of the network's dtype, and change in place, so that a loss compiled with
-    them stays valid.
+    They become tensors, with the dtype and device of one of the network's, and change in place, so
+    that a loss compiled with them stays valid.
     """
     for name, value in stage.parameters.items():
         own = getattr(problem, name)
         if isinstance(own, torch.Tensor):
             own.fill_(value)
         else:
-            setattr(problem, name, torch.tensor(value, dtype=dtype))
+            setattr(problem, name, torch.tensor(value, dtype=like.dtype, device=like.device))
 
 
-def _require_order(plan: Sequence[Stage], max_steps: int, name: str) -> None:
+def _require_order(plan: Sequence[Stage], problem: Problem, max_steps: int, name: str) -> None:
     """Refuse a plan with gaps, which only a user's own could have."""
     firsts = [stage.first for stage in plan]
     ends = [stage.end for stage in plan]
-    if not plan or firsts != [0, *ends[:-1]] or ends[-1] != max_steps:
+    follow = firsts == [0, *ends[:-1]] and ends[-1:] == [max_steps]
+    if not follow or any(stage.first >= stage.end for stage in plan):
         raise DpinnError(
             f"{name} plans the steps {list(zip(firsts, ends, strict=True))}; stages must follow "
-            f"one another from step 0 to {max_steps}"
+            f"one another from step 0 to {max_steps}, each with at least one"
         )
     if [stage.index for stage in plan] != list(range(len(plan))):
         raise DpinnError(f"{name} must number its stages 0, 1, ... in their order")
+    if any(stage.parameters.keys() != plan[0].parameters.keys() for stage in plan):
+        raise DpinnError(f"{name} must give each stage a value of every parameter that one has")
     intervals = [stage.interval for stage in plan]
     marches = [i for i in intervals if i is not None]
     if marches and (len(marches) < len(plan) or any(a[1] != b[0] for a, b in pairwise(marches))):
@@ -209,6 +203,28 @@ def _require_order(plan: Sequence[Stage], max_steps: int, name: str) -> None:
             f"{name} plans the intervals of time {intervals}; each must begin where the one before "
             "ends, and all stages need one or none does"
         )
+    domain = problem.domain[TIME] if TIME in problem.domain.coordinates else None
+    if marches and domain is not None and (marches[0][0], marches[-1][1]) != domain:
+        raise DpinnError(
+            f"{name} plans the intervals of time {intervals}; together they must be the problem's, "
+            f"from {domain[0]:g} to {domain[1]:g}"
+        )
+
+
+def _require_start(problem: Problem) -> None:
+    """Refuse windows of a problem that does not start anywhere, or is held at other times."""
+    title = type(problem).__name__
+    if not any(c.name == INITIAL for c in problem.conditions):
+        raise DpinnError(
+            f"{title} has no initial condition, from which time windows could march; leave "
+            "model.stages out"
+        )
+    for condition in problem.conditions:
+        if condition.name != INITIAL and any(name == TIME for name, _ in condition.faces):
+            raise DpinnError(
+                f"{title}.{condition.name} holds at one time, which time windows would train "
+                "in each of them; leave model.stages out"
+            )
 
 
 def _require_affine(problem: Problem) -> None:
@@ -222,8 +238,8 @@ def _require_affine(problem: Problem) -> None:
     low, high = (torch.tensor(b, dtype=torch.float64) for b in (box.lower(), box.upper()))
     points = low + random(PROBES, len(low)) * (high - low)
     points[:, box.coordinates.index(TIME)] = box[TIME][0]
-    keys: list[Key] = [*condition.plan.partials[1:]]
-    keys += [LAPLACIAN] if condition.plan.laplacian else []
+    # The Laplacian may be read where all of its parts are, too.
+    keys: list[Key] = [*condition.plan.partials[1:], LAPLACIAN]
     count = len(problem.fields)
     first, second = (2 * random(count, 1 + len(keys), PROBES) - 1 for _ in range(2))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -13,17 +13,16 @@ from dpinn.analysis import (
     Network,
     axes_of,
     evaluate,
-    grid_points,
     observe,
     predict,
-    predict_points,
+    predict_share,
     thin_out,
     times_inside,
 )
 from dpinn.jet.plan import TIME
 from dpinn.problem import Problem
 from dpinn.sampling import rank_slice
-from dpinn.train.distributed import all_reduce_sum_
+from dpinn.train.distributed import gather_to_first
 from dpinn.train.stages import Stage
 
 WATCHED_POINTS = 20_000
@@ -72,17 +71,17 @@ def predict_together(
     """Fields and quantities on a grid, each rank computing its share; all ranks call it.
 
     Returns:
-        ``n_1 x n_2 x ...`` per name, on every rank.
+        ``n_1 x n_2 x ...`` per name on rank 0, nothing on the others.
     """
     like = next(iter(pinn.parameters()))
-    points = grid_points(axes)
-    start, stop = rank_slice(len(points), rank, world_size)
-    mine = predict_points(observe(pinn, problem), points[start:stop], like.device, like.dtype)
     shape = tuple(len(axis) for axis in axes.values())
+    shares = [rank_slice(math.prod(shape), k, world_size) for k in range(world_size)]
+    look = observe(pinn, problem)
+    mine = predict_share(look, axes, like.device, like.dtype, *shares[rank])
+    sizes = [stop - start for start, stop in shares]
     together = {}
     for name, values in mine.items():
-        whole = torch.zeros(len(points), dtype=torch.float64)
-        whole[start:stop] = torch.from_numpy(np.ascontiguousarray(values))
-        # A sum with zeros rounds nothing.
-        together[name] = all_reduce_sum_(whole.to(like.device)).cpu().numpy().reshape(shape)
+        parts = gather_to_first(torch.from_numpy(values).to(like.device), sizes)
+        if parts is not None:
+            together[name] = torch.cat([part.cpu() for part in parts]).numpy().reshape(shape)
     return together

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dpinn import Box, Problem, quantity
-from dpinn.analysis import grid_points, observe, predict, predict_points, predictions
+from dpinn.analysis import grid_points, observe, predict, predict_share, predictions
 from dpinn.nn import PINN
 from dpinn.nn.windowed import WindowedPINN
 
@@ -88,16 +88,8 @@ def test_quantities_follow_from_the_networks_own_derivatives(taylor):
 def test_the_network_runs_once_a_batch_however_many_quantities_there_are():
     pinn = vortices()
     pinn.network.calls = 0
-    observe(pinn, Flow())(grid_points(AXES))
+    observe(pinn, Flow())(grid_points(AXES, 0, 385))
     assert pinn.network.calls == 1
-
-
-def test_fields_alone_are_watched_without_quantities():
-    values = predict(observe(vortices(), Flow(), with_quantities=False), AXES, CPU, torch.float64)
-    t, x, y = grid(*AXES.values())
-    assert list(values) == ["u", "v"]
-    np.testing.assert_allclose(values["u"], 3 * np.sin(x) * np.cos(y), atol=1e-14)
-    np.testing.assert_allclose(values["v"], t * np.cos(x) * np.sin(y), atol=1e-14)
 
 
 def test_networks_of_several_windows_are_observed_as_one():
@@ -118,11 +110,17 @@ def test_prediction_has_the_axes_in_their_order():
     np.testing.assert_allclose(values["v"], t * x)
 
 
+def test_points_of_a_grid_are_made_for_a_share_alone():
+    whole = np.stack([g.ravel() for g in grid(*AXES.values())], axis=1)
+    for start, stop in ((0, 385), (7, 8), (100, 303), (384, 385), (5, 5)):
+        np.testing.assert_array_equal(grid_points(AXES, start, stop), whole[start:stop])
+
+
 def test_shares_of_several_ranks_make_up_the_grid():
-    points = grid_points(AXES)
     whole = predict(polynomial, AXES, CPU, torch.float64)
     parts = [
-        predict_points(polynomial, share, CPU, torch.float64) for share in points.tensor_split(3)
+        predict_share(polynomial, AXES, CPU, torch.float64, start, stop)
+        for start, stop in ((0, 129), (129, 257), (257, 385))
     ]
     for name, values in whole.items():
         joined = np.concatenate([part[name] for part in parts])
@@ -130,7 +128,7 @@ def test_shares_of_several_ranks_make_up_the_grid():
 
 
 def test_an_empty_share_has_the_names_of_all():
-    values = predict_points(observe(vortices(), Flow()), grid_points(AXES)[:0], CPU, torch.float64)
+    values = predict_share(observe(vortices(), Flow()), AXES, CPU, torch.float64, 385, 385)
     assert {name: column.shape for name, column in values.items()} == dict.fromkeys(
         ("u", "v", "vorticity", "diffusion", "speed_squared"), (0,)
     )

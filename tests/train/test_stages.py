@@ -137,6 +137,30 @@ def test_initial_conditions_that_are_not_affine_cannot_start_a_window():
     plan(TimeWindows(2), Wave())  # which reads a derivative
 
 
+class Curved(Burgers):
+    """A start that is told by its curvature."""
+
+    def initial(self, u, x):
+        return {"ic": u.laplacian - torch.pi**2 * torch.sin(torch.pi * x)}
+
+
+def test_an_initial_condition_may_read_the_laplacian_where_all_its_parts_are_known():
+    plan(TimeWindows(2), Curved())
+
+
+@pytest.mark.parametrize(
+    ("problem", "sentence"),
+    [
+        (Unphysical(), "term 'ic' is not affine"),
+        (Terminal(), r"Terminal\.end holds at one time"),
+    ],
+)
+def test_windows_of_ones_own_plan_are_held_to_the_same(problem, sentence):
+    own = Own(Stage(0, 0, 600, (0.0, 0.5)), Stage(1, 600, 1200, (0.5, 1.0)))
+    with pytest.raises(DpinnError, match=sentence):
+        plan(own, problem)
+
+
 def test_a_property_cannot_be_changed_by_a_curriculum():
     with pytest.raises(DpinnError, match=r"Followed\.rate is a property"):
         plan(Curriculum("rate", [1, 5], [600, 600]), Followed())
@@ -152,6 +176,12 @@ def test_a_property_cannot_be_changed_by_a_curriculum():
         ((Stage(1, 0, 1200),), "must number its stages"),
         ((Stage(0, 0, 600, (0.0, 0.5)), Stage(1, 600, 1200)), "all stages need one or none"),
         ((Stage(0, 0, 600, (0.0, 0.5)), Stage(1, 600, 1200, (0.6, 1.0))), "must begin where"),
+        ((Stage(0, 0, 600, (0.0, 0.5)), Stage(1, 600, 1200, (0.5, 0.9))), "from 0 to 1"),
+        ((Stage(0, 0, 0), Stage(1, 0, 1200)), "each with at least one"),
+        (
+            (Stage(0, 0, 600, parameters={"viscosity": 1.0}), Stage(1, 600, 1200)),
+            "a value of every parameter",
+        ),
     ],
 )
 def test_a_plan_of_ones_own_with_gaps_is_refused(stages, sentence):
@@ -163,9 +193,9 @@ def test_adjusting_changes_the_residual_in_place_and_leaves_the_users_problem_al
     problem = AllenCahn()
     mine = copy.copy(problem)
     first, second = plan(Curriculum("reaction", [1, 5], [600, 600]), problem)
-    adjust(mine, first, torch.float32)
+    adjust(mine, first, torch.zeros(1))
     tensor = mine.reaction
-    adjust(mine, second, torch.float32)
+    adjust(mine, second, torch.zeros(1))
     assert mine.reaction is tensor
     assert float(tensor) == 5
     assert problem.reaction == 5.0
