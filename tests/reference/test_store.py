@@ -44,8 +44,9 @@ class Counted(Reference):
 
 
 SLOW = """
-import dataclasses, sys, time
+import dataclasses, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 from dpinn.reference import load_reference
 sys.path.insert(0, {here!r})
 import test_store
