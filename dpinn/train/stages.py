@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import torch
 
+from dpinn.box import SAME
 from dpinn.errors import DpinnError
 from dpinn.jet import Field
 from dpinn.jet.field import Key
@@ -204,11 +205,17 @@ def _require_order(plan: Sequence[Stage], problem: Problem, max_steps: int, name
             "ends, and all stages need one or none does"
         )
     domain = problem.domain[TIME] if TIME in problem.domain.coordinates else None
-    if marches and domain is not None and (marches[0][0], marches[-1][1]) != domain:
+    if marches and domain is not None and not _same(domain, (marches[0][0], marches[-1][1])):
         raise DpinnError(
             f"{name} plans the intervals of time {intervals}; together they must be the problem's, "
             f"from {domain[0]:g} to {domain[1]:g}"
         )
+
+
+def _same(interval: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two intervals are the same but for rounding."""
+    margin = SAME * (interval[1] - interval[0])
+    return all(abs(a - b) <= margin for a, b in zip(interval, other, strict=True))
 
 
 def _require_start(problem: Problem) -> None:
