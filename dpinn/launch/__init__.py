@@ -1,0 +1,1 @@
+"""How a training comes to its ranks: launchers, SLURM jobs."""
