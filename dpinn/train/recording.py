@@ -6,7 +6,6 @@ import math
 import os
 import resource
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
@@ -174,7 +173,8 @@ class Recorder(Callback):
                 named = {f"initial_error/{k}": v for k, v in self._initial_errors.items()}
                 self._run.log_metrics(named, step=0)
         self._started = self._last_log = time.monotonic()
-        self.interruption.listen(signal.SIGTERM)
+        self.interruption.waits = True
+        self.interruption.listen()  # Lightning has put a handler of its own in place
 
     def _open(self, trainer: Trainer, module: PINNTraining, device: str) -> None:
         fresh = self.folder is None
@@ -295,7 +295,7 @@ class Recorder(Callback):
         if trainer.global_step < trainer.max_steps:
             self._stop_early(trainer)
             return
-        self.interruption.end_at(signal.SIGTERM)
+        self.interruption.waits = False
         predictions = self._predict_together(trainer, pl_module)
         _leave(trainer)
         if trainer.is_global_zero:
