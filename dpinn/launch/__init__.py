@@ -1,0 +1,1 @@
+"""Trainings as jobs of SLURM: submitted (``dpinn submit``), listed (``dpinn jobs``), requeued."""
