@@ -13,6 +13,7 @@ from dpinn.errors import DpinnError
 from dpinn.optim import SOAP
 from dpinn.optim.sharding import ShardPlan, plan_shards
 from dpinn.solution import import_from_current_folder
+from dpinn.train.call import Call
 from dpinn.train.cli import PRECISIONS, DpinnCLI, _quieten, _sentence
 from dpinn.train.data import Collocations
 from dpinn.train.module import PINNTraining
@@ -87,7 +88,7 @@ def configured(arguments: list[str]) -> Configured:
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
             auto_configure_optimizers=False,
-            args=["fit", *arguments],
+            call=Call(arguments),
         )
     except ArgumentError as error:
         raise DpinnError(_sentence(str(error))) from error

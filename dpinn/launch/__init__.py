@@ -1,1 +1,1 @@
-"""Trainings as jobs of SLURM: submitted (``dpinn submit``), listed (``dpinn jobs``), requeued."""
+"""How a training comes to its ranks: launchers, and SLURM's jobs (``dpinn submit``, ``jobs``)."""

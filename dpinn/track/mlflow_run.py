@@ -206,7 +206,7 @@ class MLflowRun:
 
     def finish(
         self,
-        status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED",
+        status: Literal["FINISHED", "FAILED", "KILLED", "SCHEDULED"] = "FINISHED",
         timeout_s: float = FINISH_TIMEOUT_S,
     ) -> None:
         """Send what is left and close the run; a store that is away is given up with a warning.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import resource
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +23,7 @@ from dpinn.run_files import (
     CHECKPOINT,
     CONFIG,
     METRICS,
+    PREVIOUS,
     RUNS,
     History,
     new_run_folder,
@@ -28,6 +32,7 @@ from dpinn.run_files import (
 from dpinn.solution import load
 from dpinn.track import MLflowRun
 from dpinn.train.alignment import Reading
+from dpinn.train.interruption import AGREE_EVERY, Interruption, Request
 from dpinn.train.mlflow_log import device_of, log_result, start_run
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
@@ -80,6 +85,8 @@ class Recorder(Callback):
         self._watch: Watch | None = None
         self._initial_errors: dict[str, float] = {}
         self._seconds_before = 0.0
+        self.interruption = Interruption()
+        self.stopped = Request.NONE
         self._device = ""
         self._saved_step = -1
         self._ended = False
@@ -149,18 +156,25 @@ class Recorder(Callback):
                 self._open(trainer, pl_module, device_of(pl_module))
             except DpinnError as error:
                 failure = error
-        opened = trainer.strategy.broadcast(None if failure else str(self.folder))
+        facts = (str(self.folder), trainer.global_step)
+        opened = trainer.strategy.broadcast(None if failure else facts)
         if failure is not None:
             raise failure
         if opened is None:
             sys.exit(1)  # rank 0 says why
-        self.folder = Path(opened)
+        self.folder = Path(opened[0])
+        if trainer.global_step != opened[1]:
+            raise DpinnError(
+                f"rank {trainer.global_rank} goes on from step {trainer.global_step} and rank 0 "
+                f"from step {opened[1]}; all nodes must see the same files in {self.folder}"
+            )
         if trainer.global_step == 0:
             self._initial_errors = self._errors(pl_module)
             if self._run is not None:
                 named = {f"initial_error/{k}": v for k, v in self._initial_errors.items()}
                 self._run.log_metrics(named, step=0)
         self._started = self._last_log = time.monotonic()
+        self.interruption.listen(signal.SIGTERM)
 
     def _open(self, trainer: Trainer, module: PINNTraining, device: str) -> None:
         fresh = self.folder is None
@@ -168,6 +182,9 @@ class Recorder(Callback):
             self.folder = new_run_folder(self.output, module.problem.name)
         for part in (self.folder / CHECKPOINT).parent.glob(".*.part"):
             part.unlink()  # of a write that was killed
+        previous = self.folder / PREVIOUS
+        if trainer.ckpt_path == str(previous):
+            os.replace(previous, self.folder / CHECKPOINT)  # instead of a damaged one
         try:
             text = self.config.encode()
             write_atomically(self.folder / CONFIG, lambda file: file.write(text))
@@ -207,21 +224,25 @@ class Recorder(Callback):
                 # What a checkpoint has behind it is not logged again by a resumed run.
                 self._run.flush()
             self._save(trainer)
+        inner = trainer.datamodule.inner_steps  # type: ignore[attr-defined]
+        if not last and step % (inner * math.ceil(AGREE_EVERY / inner)) == 0:
+            self.stopped = self.interruption.agreed(pl_module.device)
+            trainer.should_stop = trainer.should_stop or self.stopped is not Request.NONE
 
     def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint; what it replaces goes only when it is whole."""
+        """Write the checkpoint; the one before it stays."""
         assert self.folder is not None
         if trainer.global_step == self._saved_step:
             return  # written already, and the shards of it must not be written over
-        self._saved_step = trainer.global_step
         path = self.folder / CHECKPOINT
-        shards = path.parent / f"shards-{trainer.global_step}"
+        kept = [path.parent / f"shards-{s}" for s in (self._saved_step, trainer.global_step)]
+        self._saved_step = trainer.global_step
         if self.sharded_checkpoints and isinstance(trainer.strategy, ReplicatedStrategy):
-            trainer.strategy.shards = shards
+            trainer.strategy.shards = kept[-1]
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             for old in path.parent.glob("shards-*"):
-                if old != shards:
+                if old not in kept:
                     shutil.rmtree(old, ignore_errors=True)
 
     def _metrics(self, module: PINNTraining, step: int) -> dict[str, float]:
@@ -261,7 +282,7 @@ class Recorder(Callback):
             if self._run is not None:
                 self._run.log_metrics(reading.scores, step=reading.step)
 
-    def _finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    def _finish(self, status: Literal["FINISHED", "FAILED", "KILLED", "SCHEDULED"]) -> None:
         """Close the MLflow run, with the layers' alignment as one artifact."""
         if self._run is not None:
             if self._alignment is not None and self._alignment.rows:
@@ -274,6 +295,7 @@ class Recorder(Callback):
         if trainer.global_step < trainer.max_steps:
             self._stop_early(trainer)
             return
+        self.interruption.end_at(signal.SIGTERM)
         predictions = self._predict_together(trainer, pl_module)
         _leave(trainer)
         if trainer.is_global_zero:
@@ -323,11 +345,13 @@ class Recorder(Callback):
             )
 
     def _stop_early(self, trainer: Trainer) -> None:
-        """Keep what was reached when Lightning ends a run, as it does at trainer.max_time."""
+        """Keep what was reached when a signal ends a run, or trainer.max_time."""
         self._save(trainer)
-        self._finish("KILLED")
+        _leave(trainer)
+        self._finish("SCHEDULED" if self.stopped is Request.REQUEUE else "KILLED")
         if trainer.is_global_zero:
-            print(f"stopped at step {trainer.global_step}{go_on_with(self.folder)}")
+            to = " to be queued again" if self.stopped is Request.REQUEUE else ""
+            print(f"stopped at step {trainer.global_step}{to}{go_on_with(self.folder)}", flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
