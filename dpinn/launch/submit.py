@@ -18,7 +18,14 @@ from dpinn.launch.checks import require_partition, require_points, soap_summary
 from dpinn.launch.jobs import JOB, SCRIPT, active_job
 from dpinn.launch.script import Resources, batch_script
 from dpinn.launch.tasks import Task, array_indices, seed_tasks, sweep_tasks
-from dpinn.run_files import CONFIG, new_run_folder, write_atomically, write_json
+from dpinn.run_files import (
+    CHECKPOINT,
+    CONFIG,
+    PREVIOUS,
+    new_run_folder,
+    write_atomically,
+    write_json,
+)
 from dpinn.track.store import resolve_tracking_uri, shown_uri
 
 DESCRIPTION = """\
@@ -32,7 +39,10 @@ def submit_command(arguments: list[str]) -> tuple[dict[str, Any], str, bool]:
     options, rest = _parser().parse_known_args(arguments)
     resources = _resources(options)
     tasks, array = _tasks(options)
-    files = [argument for (file,) in options.config for argument in ("--config", file)]
+    configs = [file for (file,) in options.config]
+    if options.run and any((options.run / name).exists() for name in (CHECKPOINT, PREVIOUS)):
+        configs = [str(options.run / CONFIG)]  # as `dpinn fit --run` goes on
+    files = [argument for file in configs for argument in ("--config", file)]
     settings = configured([*files, *rest])
     # Seeds change nothing that could be wrong.
     variants = [configured([*files, *rest, *task.options]) for task in tasks if options.sweep]
