@@ -1,1 +1,1 @@
-"""How a training comes to its ranks: launchers, SLURM jobs."""
+"""How a training comes to its ranks: launchers, and SLURM's jobs (``dpinn submit``, ``jobs``)."""
