@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dpinn.analysis import Array
 from dpinn.errors import DpinnError
+from dpinn.launch.slurm import is_preempted
 from dpinn.report import reference_of, report, report_axes, summary
 from dpinn.run_files import (
     ALIGNMENT,
@@ -360,9 +361,10 @@ class Recorder(Callback):
         """Keep what was reached when a signal ends a run, or trainer.max_time."""
         self._save(trainer)
         _leave(trainer)
-        self._finish("SCHEDULED" if self.stopped is Request.REQUEUE else "KILLED")
         if trainer.is_global_zero:
-            to = " to be queued again" if self.stopped is Request.REQUEUE else ""
+            again = self.stopped is Request.REQUEUE or is_preempted(os.environ.get("SLURM_JOB_ID"))
+            self._finish("SCHEDULED" if again else "KILLED")
+            to = " to be queued again" if again else ""
             print(f"stopped at step {trainer.global_step}{to}{go_on_with(self.folder)}", flush=True)
 
     def on_exception(
