@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 import warnings
 from argparse import ArgumentError
 from enum import Enum
@@ -214,7 +213,7 @@ def fit(arguments: list[str]) -> None:
             raise KeyboardInterrupt from error
         raise
     if cli.recorder.stopped:
-        sys.exit(cli.recorder.stopped.exit_code)
+        cli.recorder.interruption.leave(cli.recorder.stopped)
 
 
 def _sentence(message: str) -> str:

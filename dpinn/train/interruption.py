@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from enum import IntEnum
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import distributed as dist
@@ -56,6 +57,15 @@ class Interruption:
         for sign in REQUESTS:
             signal.signal(sign, self._handle)
 
+    def leave(self, request: Request) -> NoReturn:
+        """End the process with the request's exit code, whatever is signalled meanwhile.
+
+        A launcher signals all ranks once one of them has ended, and Python takes its time to end.
+        """
+        for sign in REQUESTS:
+            signal.signal(sign, signal.SIG_IGN)
+        raise SystemExit(request.exit_code)
+
     def agreed(self, device: torch.device) -> Request:
         """What any rank was asked for; all ranks call it at the same step and hear the same."""
         if not is_distributed():
@@ -67,5 +77,5 @@ class Interruption:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         request = REQUESTS[signal.Signals(signum)]
         if request is Request.STOP and not self.waits:
-            raise SystemExit(request.exit_code)
+            self.leave(request)
         self._flag = max(self._flag, request)
