@@ -17,7 +17,13 @@ echo "job $job begins on $SLURM_JOB_NODELIST, restarts: ${SLURM_RESTART_COUNT:-0
 
 # The first rank that ends badly takes along those that NCCL lets wait for it, but leaves them the
 # time to end by themselves, with a sentence and an exit code of their own.
-rank='trap : TERM USR1; "$@"; code=$?; [[ $code =~ ^(0|75|143)$ ]] || sleep 20; exit $code'
+rank='
+    trap : TERM USR1
+    "$@"
+    code=$?
+    [[ $code =~ ^(0|75|143)$ || $SLURM_NTASKS == 1 ]] || sleep 10
+    exit $code
+'
 
 # scancel and preemption signal this shell as well, which must outlive the ranks: they are saving.
 trap 'interrupted=yes' TERM

@@ -36,6 +36,10 @@ command=(dpinn fit --config "$run/config.yaml" --run "$run/$task" "${{options[@]
 TRAINING = 'command=(dpinn fit --config "$run/config.yaml" --run "$run")\n'
 
 
+LEAST = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "grace": 30}
+"""Saving, the ranks' leaving and the requeue must fit into the grace."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a job asks SLURM for; None leaves it to the site.
@@ -71,8 +75,8 @@ class Resources:
     further: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "grace"):
-            value, least = getattr(self, name), 0 if name == "gpus_per_node" else 1
+        for name, least in LEAST.items():
+            value = getattr(self, name)
             if value is not None and value < least:
                 option = name.replace("_", "-")
                 raise DpinnError(f"--{option} {value} must be at least {least}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
@@ -67,9 +68,9 @@ def test_a_job_trains_on_two_nodes_with_the_configuration_that_was_submitted(
     assert slurm.wait_for(job["job_id"], ENDS) == "COMPLETED", slurm.log(job["job_id"])
     run = Path(job["run"])
     assert run == work.run_folder()
-    result = json.loads((run / "evaluation.json").read_text())
-    assert result["finished"]
-    assert "4 x" in result["device"] or result.get("ranks") == 4
+    assert json.loads((run / "evaluation.json").read_text())["finished"]
+    trainer = yaml.safe_load((run / "config.yaml").read_text())["trainer"]
+    assert (trainer["num_nodes"], trainer["devices"]) == (2, 2)
     assert Path(job["log"]).read_text() == slurm.log(job["job_id"])
     (status,) = jobs(work)
     assert status == {
@@ -149,7 +150,7 @@ def test_a_preempted_job_comes_back(work: Any, slurm: Any, wait_until: Callable[
 
 
 def test_an_array_trains_each_seed_in_a_folder_of_its_own(work: Any, slurm: Any) -> None:
-    job = submitted(work, "--config", work.config(), "--array", "3,5%1")
+    job = submitted(work, "--config", work.config(), "--array", "3,5")
     for seed in (3, 5):
         task = f"{job['job_id']}_{seed}"
         assert slurm.wait_for(task, ENDS) == "COMPLETED", slurm.log(task)

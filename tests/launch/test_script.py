@@ -119,7 +119,7 @@ def test_the_script_to_edit_by_hand_does_the_same() -> None:
         ({"gpus_per_node": -1}, "--gpus-per-node -1 must be at least 0"),
         ({"gpus_per_node": 0, "tasks_per_node": 0}, "--tasks-per-node 0 must be at least 1"),
         ({"cpus_per_task": 0}, "--cpus-per-task 0 must be at least 1"),
-        ({"grace": 0}, "--grace 0 must be at least 1"),
+        ({"grace": 29}, "--grace 29 must be at least 30"),
         ({"tasks_per_node": 3}, "one GPU"),
         ({"time": "soon"}, "time 'soon'"),
         ({"time": "00:02:00"}, "--time 00:02:00 is 120 s, no longer than --grace 120"),
