@@ -14,7 +14,8 @@ from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.track import MLflowRun, curves_figure, download_artifact
 from dpinn.track.naming import flatten
 
-from .conftest import Line, Server, free_port
+from ..mlflow_server import free_port
+from .conftest import Line, Server
 
 
 @pytest.fixture(autouse=True)
