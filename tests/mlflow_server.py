@@ -61,14 +61,18 @@ class MLflowServer:
             )
 
     def wait(self, seconds: float = 240) -> None:
-        """Return once it answers."""
+        """Return once it has answered a question about its store: the first takes it seconds."""
+        question = f"{self.url}/api/2.0/mlflow/experiments/get?experiment_id=0"
         deadline = time.monotonic() + seconds
         anybody = ssl._create_unverified_context()
         while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/health", timeout=2, context=anybody)
+            try:
+                urllib.request.urlopen(question, timeout=60, context=anybody).close()
                 return
-            time.sleep(0.2)
+            except urllib.error.HTTPError:  # a login is wanted
+                return
+            except OSError:
+                time.sleep(0.2)
         pytest.fail(f"the MLflow server did not start: {self.log.read_text()[-2000:]}")
 
     def send(self, sign: signal.Signals) -> None:

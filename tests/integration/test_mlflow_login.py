@@ -42,6 +42,7 @@ class Guarded:
             "MLFLOW_TRACKING_USERNAME": USER,
             "MLFLOW_TRACKING_PASSWORD": password,
             "MLFLOW_TRACKING_SERVER_CERT_PATH": str(self.authority),
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",  # it hashes the password at every request
         } | more
 
     def ask(self, method: str, path: str, **content: str) -> None:
@@ -138,7 +139,7 @@ def test_a_login_in_the_uri_is_shown_nowhere(guarded: Guarded, work: Any) -> Non
     assert outcome.returncode == 0, outcome.stderr
     assert f"MLflow      {guarded.server.url}/#/experiments/" in outcome.stdout
     assert statuses(guarded, work.run_folder()) == ["FINISHED"]
-    # What the libraries say of this address when nobody is there is theirs, and holds the login.
+    # Where nobody answers, what MLflow says itself holds the address with the login.
     environment["MLFLOW_TRACKING_URI"] = uri.rpartition(":")[0] + ":9"
     failed = work("fit", "--config", config, **environment)
     assert "https://127.0.0.1:9 does not answer" in failed.stderr
@@ -155,7 +156,7 @@ WRONGS = {
     "no login": ({"MLFLOW_TRACKING_USERNAME": ""}, "it refuses the login: set "),
     "unknown authority": (
         {"MLFLOW_TRACKING_SERVER_CERT_PATH": ""},  # MLflow would then trust everybody
-        "its TLS certificate is not trusted (self-signed certificate in certificate chain): set "
+        "its TLS certificate is not trusted (unable to get local issuer certificate): set "
         "MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate, PEM, of the authority that signed it",
     ),
     "no such certificate": (

@@ -91,6 +91,14 @@ def test_a_continued_run_has_no_step_twice_and_keeps_its_parameters() -> None:
     assert stored(first.run_id).info.status == "FINISHED"
 
 
+def test_values_keep_the_time_at_which_they_were_measured() -> None:
+    run = MLflowRun.start("e", "n")
+    run.log_metrics({"loss/pde": 1.0}, 1, time_s=1.7e9 + 0.123)
+    run.finish()
+    (value,) = client().get_metric_history(run.run_id, "loss/pde")
+    assert value.timestamp == 1_700_000_000_123
+
+
 def test_nan_and_infinite_values_are_kept() -> None:
     run = MLflowRun.start("e", "n")
     for step, value in enumerate([math.nan, math.inf, -math.inf, float(np.float32(1.5))]):
