@@ -99,7 +99,8 @@ def _distrust(text: str) -> str | None:
     """What is wrong with the server's certificate, or with the one to compare it with."""
     found = re.search(r"certificate verify failed(?:: ([^(\n]+?))? ?\(", text)
     if found:
-        return f"its TLS certificate is not trusted ({found[1] or 'no details'}): {CERTIFICATE}"
+        why = (found[1] or "no details").rstrip(".")
+        return f"its TLS certificate is not trusted ({why}): {CERTIFICATE}"
     missing = re.search(r"TLS CA certificate bundle, invalid path: (\S+)", text)
     return missing and f"there is no file {missing[1]}: {CERTIFICATE}"
 

@@ -198,7 +198,7 @@ class MLflowRun:
 
     def log_text(self, text: str, name: str) -> None:
         """Store a text as the artifact ``name``, a path such as ``config/run.yaml``."""
-        self._outbox.put([self._upload(text.encode(), name)])
+        self._outbox.put_file(self._upload(text.encode(), name))
 
     def log_file(self, path: str | Path, folder: str | None = None) -> None:
         """Store a file as it is when it is sent, under its own name, in an artifact folder."""
@@ -210,13 +210,13 @@ class MLflowRun:
             with time_to_upload(source.stat().st_size):
                 self._client.log_artifact(self._run_id, str(source), folder or None)
 
-        self._outbox.put([send])
+        self._outbox.put_file(send)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Draw a figure now and store it as the artifact ``name``, such as ``figures/u.png``."""
         picture = io.BytesIO()
         figure.savefig(picture, format=PurePosixPath(name).suffix[1:] or "png")
-        self._outbox.put([self._upload(picture.getvalue(), name)])
+        self._outbox.put_file(self._upload(picture.getvalue(), name))
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
         """Send what is waiting; True when all of it has arrived. Never raises for an outage."""

@@ -48,6 +48,9 @@ def connect(tracking_uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # compute nodes are often offline
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if not os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        # With an empty one, as of a variable that is not set, MLflow would trust any server.
+        os.environ.pop("MLFLOW_TRACKING_SERVER_CERT_PATH", None)
     from mlflow.tracking import MlflowClient
 
     for noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):

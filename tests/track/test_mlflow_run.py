@@ -14,7 +14,8 @@ from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.track import MLflowRun, curves_figure, download_artifact
 from dpinn.track.naming import flatten
 
-from .conftest import Line, Server, free_port
+from ..mlflow_server import free_port
+from .conftest import Line, Server
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,14 @@ def test_a_continued_run_has_no_step_twice_and_keeps_its_parameters() -> None:
     assert steps(first.run_id, "loss/new") == [100]
     assert stored(first.run_id).data.params == {"batch": "64", "nodes": "2"}
     assert stored(first.run_id).info.status == "FINISHED"
+
+
+def test_values_keep_the_time_at_which_they_were_measured() -> None:
+    run = MLflowRun.start("e", "n")
+    run.log_metrics({"loss/pde": 1.0}, 1, time_s=1.7e9 + 0.123)
+    run.finish()
+    (value,) = client().get_metric_history(run.run_id, "loss/pde")
+    assert value.timestamp == 1_700_000_000_123
 
 
 def test_nan_and_infinite_values_are_kept() -> None:

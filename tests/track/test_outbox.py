@@ -83,6 +83,22 @@ def test_errands_keep_their_place_between_values(store: Store) -> None:
     assert store.taken == [1, 2, "file", 3]
 
 
+def test_a_file_that_fails_holds_up_no_value_and_is_tried_again(store: Store) -> None:
+    def upload() -> None:
+        if 3 not in store.taken:
+            raise ConnectionError("no login")
+        store.taken.append("file")
+
+    store.outbox.put_file(upload)
+    store.log([1, 2])
+    with pytest.warns(DpinnWarning, match="no file reaches .* .no login.; training goes on"):
+        assert not store.outbox.flush(5)
+    assert store.taken == [1, 2]
+    store.log([3])
+    assert store.outbox.flush(5)
+    assert store.taken == [1, 2, 3, "file"]
+
+
 def test_a_refused_value_does_not_take_the_others_with_it(store: Store) -> None:
     store.log(range(5))
     store.log([5], name="bad")
