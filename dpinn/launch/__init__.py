@@ -1,0 +1,1 @@
+"""Launching trainings on clusters."""
