@@ -23,6 +23,8 @@ USAGE = """\
 usage: dpinn [--version] [--debug] COMMAND ...
 
   fit        train a PINN: dpinn fit --config C, or go on: dpinn fit --resume [RUN]
+  submit     queue a training with SLURM: dpinn submit --config C --nodes N --gpus-per-node G
+  jobs       the submitted trainings below a folder of runs, and how they go
   evaluate   errors and figures of a trained run against the reference
   results    the table of errors of all problems in a folder of runs
   report     the runs of an MLflow experiment side by side: dpinn report EXPERIMENT
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(given: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "fit": _fit,
+        "submit": _submit,
+        "jobs": _jobs,
         "evaluate": _evaluate,
         "results": _results,
         "report": _report,
@@ -80,6 +84,20 @@ def _fit(arguments: list[str]) -> None:
     from dpinn.train.cli import fit
 
     fit(arguments)
+
+
+def _submit(arguments: list[str]) -> None:
+    from dpinn.launch.submit import submit_command
+
+    result, text, as_json = submit_command(arguments)
+    _answer(Namespace(json=as_json), result, text)
+
+
+def _jobs(arguments: list[str]) -> None:
+    from dpinn.launch.jobs import jobs_command
+
+    result, text, as_json = jobs_command(arguments)
+    _answer(Namespace(json=as_json), result, text)
 
 
 def _evaluate(arguments: list[str]) -> None:

@@ -16,11 +16,14 @@ import torch
 from dpinn.errors import DpinnError
 
 CHECKPOINT = "checkpoints/last.ckpt"
+PREVIOUS = "checkpoints/previous.ckpt"
+"""The checkpoint before the last one."""
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 ALIGNMENT = "alignment.jsonl"
 EVALUATION = "evaluation.json"
 FIGURES = "figures"
+RUN_ID = "mlflow_run_id"
 RUNS = "runs"
 """The folder below the current one that holds the runs, unless another is named."""
 
@@ -60,8 +63,15 @@ def newest_run(output: Path = Path(RUNS)) -> Path:
     return checkpoints[-1].parent.parent
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None
+) -> None:
     """Call `write` on a file beside `path`, then put it in place in one step.
+
+    Args:
+        path: of the file.
+        write: writes the content.
+        keep: name under which the file that was there stays; at no moment is there none at `path`.
 
     Raises:
         DpinnError: the folder is full or cannot be written; `path` is as it was.
@@ -73,6 +83,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            _set_aside(path, keep)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError of its zip writer.
@@ -85,10 +97,24 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink()
 
 
+def _set_aside(path: Path, keep: Path) -> None:
+    """Give a file a second name, in place of what had it."""
+    second = keep.with_name(f".{keep.name}.{os.getpid()}.part")
+    try:
+        os.link(path, second)
+    except OSError:  # a file system without links: for a moment there is only the other name
+        second = path
+    os.replace(second, keep)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+class DamagedCheckpointError(DpinnError):
+    """A checkpoint that cannot be read to its end."""
 
 
 def read_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any]:
@@ -101,14 +127,46 @@ def read_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any]:
         raise DpinnError(f"there is no checkpoint {path}; give a run folder or a checkpoint in one")
     damage = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError)
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch itself does not look at the checksums that it writes.
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("wrong checksum")
         loaded = torch.load(path, map_location=device, weights_only=True)
     except (*damage, zipfile.BadZipFile) as error:
-        raise DpinnError(
+        raise DamagedCheckpointError(
             f"{path} is damaged or no checkpoint; use an earlier checkpoint, or train anew"
         ) from error
     if not isinstance(loaded, dict) or "solution" not in loaded:
         raise DpinnError(f"{path} was not written by dpinn; give a checkpoint of `dpinn fit`")
     return loaded
+
+
+def best_checkpoint(folder: Path, look: Callable[[Path], object] = read_checkpoint) -> Path:
+    """The last checkpoint of a run, or the one before it where the last is damaged.
+
+    Args:
+        folder: of the run.
+        look: raises `DamagedCheckpointError` for one that is not whole.
+
+    Raises:
+        DpinnError: there is none, or neither is whole.
+    """
+    last, previous = folder / CHECKPOINT, folder / PREVIOUS
+    try:
+        if last.exists() or not previous.exists():
+            look(last)
+            return last
+    except DamagedCheckpointError as error:
+        try:
+            look(previous)
+        except DpinnError:
+            raise error from None
+    return previous
+
+
+def said_of(checkpoint: Path) -> str:
+    """What to tell a person who gets another checkpoint than the last."""
+    return f"{checkpoint.parent.parent / CHECKPOINT} is damaged; {checkpoint} is used instead"
 
 
 class History:

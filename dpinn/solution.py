@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from dpinn.errors import DpinnError
+from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.jet import DerivativePlan, Field
 from dpinn.jet.field import Key
 from dpinn.nn import PINN, WindowedPINN
 from dpinn.nn.pinn import NetworkFactory
 from dpinn.problem import Problem
-from dpinn.run_files import CHECKPOINT, read_checkpoint
+from dpinn.run_files import CHECKPOINT, best_checkpoint, read_checkpoint, said_of
 
 
 class SolutionField(Field):
@@ -140,7 +141,10 @@ def load(where: str | Path, device: str = "cpu") -> Solution:
     """
     path = Path(where)
     if path.is_dir():
-        return _from_checkpoint(path / CHECKPOINT, device)
+        checkpoint = best_checkpoint(path)
+        if checkpoint != path / CHECKPOINT:
+            warnings.warn(said_of(checkpoint), DpinnWarning, stacklevel=2)
+        return _from_checkpoint(checkpoint, device)
     if not path.exists() and re.fullmatch("[0-9a-f]{32}", str(where)):
         from dpinn.track import download_artifact
 

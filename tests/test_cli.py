@@ -37,7 +37,7 @@ def test_an_unknown_command_is_one_sentence(capsys: pytest.CaptureFixture[str]) 
     assert printed.out == ""
     assert printed.err == (
         "dpinn: there is no command 'train'; "
-        "use one of fit, evaluate, results, report, reference, plan, bench\n"
+        "use one of fit, submit, jobs, evaluate, results, report, reference, plan, bench\n"
     )
 
 

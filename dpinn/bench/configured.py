@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
@@ -12,6 +13,7 @@ from dpinn.errors import DpinnError
 from dpinn.optim import SOAP
 from dpinn.optim.sharding import ShardPlan, plan_shards
 from dpinn.solution import import_from_current_folder
+from dpinn.train.call import Call
 from dpinn.train.cli import PRECISIONS, DpinnCLI, _quieten, _sentence
 from dpinn.train.data import Collocations
 from dpinn.train.module import PINNTraining
@@ -25,11 +27,17 @@ class Configured:
         module: holds the network; no trainer is attached.
         data: holds the points.
         max_steps: of the training that the configuration describes.
+        output: folder in which runs get folders of their own.
+        experiment: of MLflow; None where MLflow is not used.
+        text: the whole configuration as YAML, files and options merged, defaults left out.
     """
 
     module: PINNTraining
     data: Collocations
     max_steps: int
+    output: Path
+    experiment: str | None
+    text: str
 
     @property
     def name(self) -> str:
@@ -80,12 +88,23 @@ def configured(arguments: list[str]) -> Configured:
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
             auto_configure_optimizers=False,
-            args=["fit", *arguments],
+            call=Call(arguments),
         )
     except ArgumentError as error:
         raise DpinnError(_sentence(str(error))) from error
-    max_steps = cli._get(cli.config, "trainer").max_steps
-    return Configured(cli.model, cli.datamodule, max_steps)
+    tracking = cli._get(cli.config, "tracking")
+    experiment = tracking.experiment or cli.model.problem.name
+    content = cli.config[cli.subcommand].clone()
+    for call in ("config", "ckpt_path"):  # of this call, not of the configuration
+        content.pop(call, None)
+    return Configured(
+        cli.model,
+        cli.datamodule,
+        max_steps=cli._get(cli.config, "trainer").max_steps,
+        output=Path(tracking.output),
+        experiment=experiment if tracking.mlflow else None,
+        text=cli._parser(cli.subcommand).dump(content, skip_none=False, skip_default=True),
+    )
 
 
 def shard_plan(soap: SOAP, ranks: int) -> ShardPlan:

@@ -1,1 +1,1 @@
-"""Launching trainings on clusters."""
+"""How a training comes to its ranks: launchers, and SLURM's jobs (``dpinn submit``, ``jobs``)."""

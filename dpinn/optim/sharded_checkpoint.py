@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from dpinn.optim.state import StateError, check_state_dict, require_same_keys
 from dpinn.optim.units import Unit
@@ -80,6 +80,22 @@ def load_shards(optimizer: DividedOptimizer, folder: Path) -> None:
     optimizer.adopt(shared["param_groups"], shared["counters"], present, entry_of)
 
 
+def require_whole(folder: Path) -> None:
+    """Look whether all files of a saved state are there in full length; their content is not read.
+
+    Raises:
+        StateError: the folder is incomplete.
+    """
+    ends: dict[str, int] = {}
+    for place in (_metadata(folder).storage_data or {}).values():
+        end = place.offset + place.length
+        ends[place.relative_path] = max(end, ends.get(place.relative_path, 0))
+    for name, end in ends.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size < end:
+            raise StateError(f"{folder} lacks a part of {name}; use an earlier checkpoint")
+
+
 _ENTRIES = ("state", "param_groups", "counters")
 
 
@@ -87,15 +103,18 @@ def _path(key: str | int, name: str) -> str:
     return f"{key}|{name}"
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    """Shape and dtype of every stored tensor by its path."""
+def _metadata(folder: Path) -> Metadata:
     try:
-        metadata = dcp.FileSystemReader(folder).read_metadata()
+        return dcp.FileSystemReader(folder).read_metadata()
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise StateError(
             f"{folder} is no complete sharded state; use an earlier checkpoint"
         ) from error
-    return dict(metadata.state_dict_metadata)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Shape and dtype of every stored tensor by its path."""
+    return dict(_metadata(folder).state_dict_metadata)
 
 
 def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from dpinn.errors import DpinnWarning
 METRICS_PER_REQUEST = 1000  # MLflow's limit
 INTERVAL_S = 1.0  # how long values gather before they are sent
 LONGEST_PAUSE_S = 60.0  # between attempts while the store is away
+FIRST_PAUSE_S = 0.5  # between the last attempts, when the run is over
 
 
 class MetricValue(NamedTuple):
@@ -93,15 +94,25 @@ class Outbox:
         self._warn()
         return arrived
 
-    def close(self, timeout_s: float) -> int:
-        """Send for at most ``timeout_s``, end the thread, return how many items were left."""
+    def close(self, timeout_s: float, patience_s: float | None = None) -> int:
+        """Send what is left, end the thread, return how many items were left.
+
+        Args:
+            timeout_s: given up after it, in the midst of a request too.
+            patience_s: a store that fails is tried again this long; as long as `timeout_s` if
+                left out.
+        """
         if self._closed:
             return len(self._items)
-        deadline = time.monotonic() + timeout_s
-        while not self.flush(max(0.0, deadline - time.monotonic())):
-            if time.monotonic() >= deadline:
+        now, pause = time.monotonic(), FIRST_PAUSE_S
+        end = now + timeout_s
+        given_up = end if patience_s is None else now + patience_s
+        while not self.flush(max(0.0, end - time.monotonic())):
+            left = given_up - time.monotonic()
+            if left <= 0:
                 break
-            time.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(pause, left))
+            pause *= 2
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -162,8 +173,8 @@ class Outbox:
         if self._outage is not None and "outage" not in self._warned:
             self._warned.add("outage")
             warnings.warn(
-                f"the MLflow store {self._store} is away ({self._reason(self._outage)}); training "
-                "goes on, and what was logged is kept in memory and sent when it is back",
+                f"nothing reaches the MLflow store {self._store} ({self._reason(self._outage)}); "
+                "training goes on, and what is logged is kept and sent later",
                 DpinnWarning,
                 stacklevel=4,
             )

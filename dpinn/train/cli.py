@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import warnings
 from argparse import ArgumentError
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from yaml.representer import SafeRepresenter
 
-from dpinn.errors import DpinnError
+from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.launch.launched import Launched, launched, unused_tasks
 from dpinn.problem import Problem
 from dpinn.report import reference_of
-from dpinn.run_files import CHECKPOINT, CONFIG, newest_run, read_checkpoint
 from dpinn.solution import import_from_current_folder
+from dpinn.train.call import Call, value_of
 from dpinn.train.checkpoint_io import AtomicCheckpointIO
 from dpinn.train.data import Collocations
 from dpinn.train.memory import keep_freed_memory
@@ -29,6 +30,7 @@ from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
 from dpinn.train.recording import Recorder
 from dpinn.train.strategies import DeepSpeedStrategy, choose_strategy
+from dpinn.train.strategies.environment import LaunchedEnvironment, require_visible_devices
 from dpinn.train.strategies.lost_rank import (
     WatchingLauncher,
     go_on_with,
@@ -39,6 +41,11 @@ from dpinn.train.strategies.lost_rank import (
 PRECISIONS = ("32-true", "64-true", "32", "64", 32, 64)
 """Half precisions do not resolve a PDE's residual."""
 
+DESCRIPTION = """\
+Train a PINN from a configuration. --resume [RUN] goes on with a run; --run FOLDER begins in this
+folder, or goes on with what is in it. SIGUSR1 ends a training with exit code 75, to be queued
+again, SIGTERM with 143, both after a checkpoint."""
+
 UNION = (
     r"Does not validate|Subtypes:|Errors:|Expected a NoneType|Expected a path|Given value|"
     r"Problem with given class_path"
@@ -48,6 +55,11 @@ UNION = (
 
 class DpinnCLI(LightningCLI):
     """One training from YAML files and options, every key checked before anything starts."""
+
+    def __init__(self, *options: Any, call: Call, **named: Any):
+        self.call = call
+        named["args"] = ["fit", *call.arguments]
+        super().__init__(*options, **named)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -72,10 +84,40 @@ class DpinnCLI(LightningCLI):
         options.setdefault("plugins", []).append(AtomicCheckpointIO())
         if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
             raise DpinnError("trainer.gradient_clip_val is not used here; use model.clip")
+        ranks = launched(os.environ)
+        if ranks is None:
+            options["plugins"].append(LightningEnvironment())
+            self._remark_on_unused_tasks()
+        else:
+            require_visible_devices(ranks, trainer.accelerator)
+            options["plugins"].append(LaunchedEnvironment(ranks))
+            self._follow(ranks)
+            options |= {"devices": trainer.devices, "num_nodes": trainer.num_nodes}
         several = trainer.devices not in (1, "1") or trainer.num_nodes != 1
         made = self._get(self.config_init, "trainer")["strategy"]
         options["strategy"] = choose_strategy(made, several)
         return super().instantiate_trainer(**options)
+
+    def _follow(self, ranks: Launched) -> None:
+        """Take the numbers of nodes and devices from the launcher, whatever a file says of them."""
+        trainer = self._get(self.config, "trainer")
+        for key, number in (("devices", ranks.local_world_size), ("num_nodes", ranks.num_nodes)):
+            stated = value_of(self.call.arguments, f"--trainer.{key}")
+            if stated not in (None, "auto", "-1", str(number)):
+                raise DpinnError(
+                    f"--trainer.{key} {stated}, but {ranks.by} has started {ranks.world_size} "
+                    f"ranks, {ranks.local_world_size} on each node; leave it out"
+                )
+            trainer[key] = number
+
+    def _remark_on_unused_tasks(self) -> None:
+        tasks = unused_tasks(os.environ)
+        if tasks and self._get(self.config, "trainer").devices in (1, "1"):
+            warnings.warn(
+                f"this SLURM job has {tasks} tasks, but one process trains; put srun before dpinn",
+                DpinnWarning,
+                stacklevel=2,
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would take hyperparameters from the checkpoint here; ours has none."""
@@ -102,6 +144,8 @@ class DpinnCLI(LightningCLI):
             # Before there are several ranks to say it.
             self.trainer.strategy.require_suitable(self.model.optimizer_factory)
         recorder = self.recorder
+        recorder.folder = self.call.folder
+        recorder.interruption.listen()
         launcher = self.trainer.strategy.launcher
         if isinstance(launcher, WatchingLauncher):
             launcher.hint = lambda: go_on_with(recorder.folder)
@@ -132,7 +176,7 @@ def fit(arguments: list[str]) -> None:
     torch.set_float32_matmul_precision("highest")
     keep_freed_memory()
     try:
-        DpinnCLI(
+        cli = DpinnCLI(
             PINNTraining,
             Collocations,
             save_config_callback=None,
@@ -149,13 +193,13 @@ def fit(arguments: list[str]) -> None:
             parser_kwargs={
                 "exit_on_error": False,
                 "fit": {
-                    "description": "Train a PINN from a configuration.",
+                    "description": DESCRIPTION,
                     "exit_on_error": False,
                 },
             },
             # PINNTraining makes its optimizer from model.optimizer.
             auto_configure_optimizers=False,
-            args=["fit", *_resumed(arguments)],
+            call=Call.read(arguments),
         )
     except ArgumentError as error:
         raise DpinnError(_sentence(str(error))) from error
@@ -165,12 +209,12 @@ def fit(arguments: list[str]) -> None:
             raise
         raise DpinnError(_sentence(str(error))) from error
     except SystemExit as error:
-        # Lightning exits with 0 after SIGTERM and with 1 after Ctrl-C.
-        if isinstance(error, SIGTERMException):
-            raise DpinnError("terminated by SIGTERM") from error
+        # Lightning exits with 1 after Ctrl-C.
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
+    if cli.recorder.stopped:
+        sys.exit(cli.recorder.stopped.exit_code)
 
 
 def _sentence(message: str) -> str:
@@ -191,26 +235,6 @@ def _sentence(message: str) -> str:
     return f"{kept.rstrip('. ')}; `dpinn fit --help` lists what is allowed"
 
 
-def _resumed(arguments: list[str]) -> list[str]:
-    """Replace ``--resume [RUN]`` by the run's configuration and checkpoint."""
-    if "--resume" not in arguments:
-        return arguments
-    at = arguments.index("--resume")
-    rest = arguments[at + 1 :]
-    if rest and not rest[0].startswith("-"):
-        given, rest = Path(rest[0]), rest[1:]
-    else:
-        given = newest_run()
-    checkpoint = given if given.is_file() else given / CHECKPOINT
-    folder = checkpoint.parent.parent
-    step = read_checkpoint(checkpoint)["global_step"]
-    if not (folder / CONFIG).is_file():
-        raise DpinnError(f"{folder} has no {CONFIG}; give the folder of a run")
-    rank_zero_only(print)(f"resuming {folder} at step {step}", flush=True)
-    config = ["--config", str(folder / CONFIG), "--ckpt_path", str(checkpoint)]
-    return [*config, *arguments[:at], *rest]
-
-
 def _quieten() -> None:
     """Silence advice of Lightning that does not apply: there are no epochs and no data files."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -220,6 +244,7 @@ def _quieten() -> None:
         ".*resuming from a checkpoint that ended before the epoch.*",
         ".*isn't a stateful dataloader.*",
         ".*LightningCLI's args parameter.*",
+        ".*srun. command is available on your system but is not used.*",
         ".*treespec, LeafSpec.* is deprecated.*",
         # Gradients are set to None before every step, which breaks the cycle.
         ".*backward.. with create_graph=True will create a reference cycle.*",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import resource
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,15 +22,25 @@ from dpinn.run_files import (
     CHECKPOINT,
     CONFIG,
     METRICS,
+    PREVIOUS,
     RUNS,
     History,
     new_run_folder,
     write_atomically,
 )
 from dpinn.solution import load
-from dpinn.track import MLflowRun
+from dpinn.track import MLflowRun, Status
 from dpinn.train.alignment import Reading
-from dpinn.train.mlflow_log import device_of, log_result, start_run
+from dpinn.train.interruption import AGREE_EVERY, Interruption, Request
+from dpinn.train.mlflow_log import (
+    CLOCK,
+    device_of,
+    log_again,
+    log_initial_errors,
+    log_result,
+    log_row,
+    start_run,
+)
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
 from dpinn.train.stages import Stage
@@ -80,6 +92,8 @@ class Recorder(Callback):
         self._watch: Watch | None = None
         self._initial_errors: dict[str, float] = {}
         self._seconds_before = 0.0
+        self.interruption = Interruption()
+        self.stopped = Request.NONE
         self._device = ""
         self._saved_step = -1
         self._ended = False
@@ -149,18 +163,25 @@ class Recorder(Callback):
                 self._open(trainer, pl_module, device_of(pl_module))
             except DpinnError as error:
                 failure = error
-        opened = trainer.strategy.broadcast(None if failure else str(self.folder))
+        facts = (str(self.folder), trainer.global_step)
+        opened = trainer.strategy.broadcast(None if failure else facts)
         if failure is not None:
             raise failure
         if opened is None:
             sys.exit(1)  # rank 0 says why
-        self.folder = Path(opened)
+        self.folder = Path(opened[0])
+        if trainer.global_step != opened[1]:
+            raise DpinnError(
+                f"rank {trainer.global_rank} goes on from step {trainer.global_step} and rank 0 "
+                f"from step {opened[1]}; all nodes must see the same files in {self.folder}"
+            )
         if trainer.global_step == 0:
             self._initial_errors = self._errors(pl_module)
             if self._run is not None:
-                named = {f"initial_error/{k}": v for k, v in self._initial_errors.items()}
-                self._run.log_metrics(named, step=0)
+                log_initial_errors(self._run, self._initial_errors)
         self._started = self._last_log = time.monotonic()
+        self.interruption.waits = True
+        self.interruption.listen()  # Lightning has put a handler of its own in place
 
     def _open(self, trainer: Trainer, module: PINNTraining, device: str) -> None:
         fresh = self.folder is None
@@ -168,6 +189,9 @@ class Recorder(Callback):
             self.folder = new_run_folder(self.output, module.problem.name)
         for part in (self.folder / CHECKPOINT).parent.glob(".*.part"):
             part.unlink()  # of a write that was killed
+        previous = self.folder / PREVIOUS
+        if trainer.ckpt_path == str(previous):
+            os.replace(previous, self.folder / CHECKPOINT)  # instead of a damaged one
         try:
             text = self.config.encode()
             write_atomically(self.folder / CONFIG, lambda file: file.write(text))
@@ -179,6 +203,8 @@ class Recorder(Callback):
                     experiment, self.folder, self._run_id, self.config, trainer, module, device
                 )
                 self._run_id = self._run.run_id
+                rows = [*self._history.rows, *self._alignment.rows]
+                log_again(self._run, rows, self._initial_errors)
         except DpinnError:
             if fresh:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -202,32 +228,36 @@ class Recorder(Callback):
             row |= {f"error/{k}": v for k, v in self._errors(pl_module, stage).items()}
         if writes:
             self._log(trainer, row)
+        if self._run is not None:
+            self._run.log_system_metrics(step)
         if step % self.checkpoint_every == 0 or last:
-            if self._run is not None:
-                # What a checkpoint has behind it is not logged again by a resumed run.
-                self._run.flush()
             self._save(trainer)
+        inner = trainer.datamodule.inner_steps  # type: ignore[attr-defined]
+        if not last and step % (inner * math.ceil(AGREE_EVERY / inner)) == 0:
+            self.stopped = self.interruption.agreed(pl_module.device)
+            trainer.should_stop = trainer.should_stop or self.stopped is not Request.NONE
 
     def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint; what it replaces goes only when it is whole."""
+        """Write the checkpoint; the one before it stays."""
         assert self.folder is not None
         if trainer.global_step == self._saved_step:
             return  # written already, and the shards of it must not be written over
-        self._saved_step = trainer.global_step
         path = self.folder / CHECKPOINT
-        shards = path.parent / f"shards-{trainer.global_step}"
+        kept = [path.parent / f"shards-{s}" for s in (self._saved_step, trainer.global_step)]
+        self._saved_step = trainer.global_step
         if self.sharded_checkpoints and isinstance(trainer.strategy, ReplicatedStrategy):
-            trainer.strategy.shards = shards
+            trainer.strategy.shards = kept[-1]
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             for old in path.parent.glob("shards-*"):
-                if old != shards:
+                if old not in kept:
                     shutil.rmtree(old, ignore_errors=True)
 
     def _metrics(self, module: PINNTraining, step: int) -> dict[str, float]:
         now = time.monotonic()
         steps = max(1, step - self._last_step)
         row = module.metrics()
+        row[CLOCK] = _now()
         row["time/step_ms"] = (now - self._last_log) / steps * 1e3
         row["time/optimizer_ms"] = module.stepper.optimizer_ms
         row["time/elapsed_s"] = self._seconds()
@@ -243,30 +273,33 @@ class Recorder(Callback):
     def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
         assert self._history is not None
         self._history.append(row)
-        metrics = {k: v for k, v in row.items() if k != "step"}
         if self._run is not None:
-            self._run.log_metrics(metrics, step=int(row["step"]))
+            log_row(self._run, row)
         bar = trainer.progress_bar_callback
         if isinstance(bar, TrainingProgress):
-            bar.shown["loss"] = metrics["loss/total"]
-            errors = {k: v for k, v in metrics.items() if k.startswith("error/")}
+            bar.shown["loss"] = row["loss/total"]
+            errors = {k: v for k, v in row.items() if k.startswith("error/")}
             bar.shown |= {k.replace("/", " "): v for k, v in errors.items()}
 
     def _log_alignment(self, reading: Reading) -> None:
         """In a file of its own, since it is of the first step of a batch, and has layers."""
         assert self._alignment is not None
         if reading.scores:
-            row = {"step": reading.step, **reading.scores, "layers": reading.layers}
+            clock = {"step": reading.step, CLOCK: _now()}
+            row = {**clock, **reading.scores, "layers": reading.layers}
             self._alignment.append(row)
             if self._run is not None:
-                self._run.log_metrics(reading.scores, step=reading.step)
+                log_row(self._run, row)
 
-    def _finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    def _finish(self, status: Status) -> None:
         """Close the MLflow run, with the layers' alignment as one artifact."""
         if self._run is not None:
+            assert self.folder is not None
             if self._alignment is not None and self._alignment.rows:
                 self._run.log_file(self._alignment.path)
-            self._run.finish(status)
+            is_kept = (self.folder / CHECKPOINT).exists()
+            later = f"; deliver them with: dpinn fit --resume {self.folder}" if is_kept else ""
+            self._run.finish(status, later)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was reached, from the checkpoint as anybody else would load it."""
@@ -274,6 +307,7 @@ class Recorder(Callback):
         if trainer.global_step < trainer.max_steps:
             self._stop_early(trainer)
             return
+        self.interruption.waits = False
         predictions = self._predict_together(trainer, pl_module)
         _leave(trainer)
         if trainer.is_global_zero:
@@ -323,11 +357,13 @@ class Recorder(Callback):
             )
 
     def _stop_early(self, trainer: Trainer) -> None:
-        """Keep what was reached when Lightning ends a run, as it does at trainer.max_time."""
+        """Keep what was reached when a signal ends a run, or trainer.max_time."""
         self._save(trainer)
-        self._finish("KILLED")
+        _leave(trainer)
+        self._finish("SCHEDULED" if self.stopped is Request.REQUEUE else "KILLED")
         if trainer.is_global_zero:
-            print(f"stopped at step {trainer.global_step}{go_on_with(self.folder)}")
+            to = " to be queued again" if self.stopped is Request.REQUEUE else ""
+            print(f"stopped at step {trainer.global_step}{to}{go_on_with(self.folder)}", flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -349,6 +385,10 @@ def _leave(trainer: Trainer) -> None:
     """Tell who watches the other ranks that this one goes on without them."""
     if isinstance(trainer.strategy.launcher, WatchingLauncher):
         trainer.strategy.launcher.leaving.set()
+
+
+def _now() -> float:
+    return round(time.time(), 3)
 
 
 def _peak_memory_gb(device: torch.device) -> float:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+
+from .slurm import Slurm, require_slurm
 
 PATIENCE_S = 300.0
 """Nothing here takes a tenth of it on an idle machine."""
@@ -290,3 +293,17 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.002)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A real SLURM of two nodes; each pytest process that asks gets its own."""
+    require_slurm()
+    # Not below pytest's folders, whose paths are too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        cluster = Slurm(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()

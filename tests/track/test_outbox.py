@@ -63,7 +63,9 @@ def test_an_outage_warns_once_and_loses_nothing(store: Store) -> None:
     store.outbox.flush(5)
     store.away = True
     store.log([2])
-    with pytest.warns(DpinnWarning, match="is away .nobody there."):
+    with pytest.warns(
+        DpinnWarning, match="nothing reaches the MLflow store a store .nobody there.; training"
+    ):
         assert not store.outbox.flush(5)
     with warnings.catch_warnings(action="error"):
         store.log([3])

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from dpinn.optim import soap_of
 from dpinn.train.strategies.lost_rank import WatchingLauncher, collective_timeout
+from dpinn.train.strategies.meeting import meet
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -39,6 +40,12 @@ class ReplicatedStrategy(DDPStrategy):
             self._launcher = WatchingLauncher(
                 self.cluster_environment, self.num_processes, self.num_nodes
             )
+
+    def setup_distributed(self) -> None:
+        """Meet the other ranks."""
+        assert self.cluster_environment is not None
+        self.set_world_ranks()
+        meet(self.cluster_environment, super().setup_distributed)
 
     def _setup_model(self, model: Any) -> Any:
         return model
