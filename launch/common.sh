@@ -52,7 +52,8 @@ require_whole() { # NAME VALUE SMALLEST [LARGEST]
 }
 
 port_in_use() { # HOST PORT
-    (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null
+    # shellcheck disable=SC2016
+    timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2" 2>/dev/null
 }
 
 count_gpus() {

@@ -32,6 +32,8 @@ if ((10#$nodes > 1)); then
     port=${MASTER_PORT:-29500}
     [[ -n ${MASTER_ADDR-} ]] || fail "MASTER_ADDR is not set; with $nodes nodes it must be the \
 name or address of node 0"
+    getent ahosts "$MASTER_ADDR" >/dev/null || fail "$(hostname) does not know the address of \
+MASTER_ADDR, $MASTER_ADDR; give a name or address that all nodes can reach"
     require_whole NODE_RANK "$node" 0 $((10#$nodes - 1))
     require_whole MASTER_PORT "$port" 1 65535
     if ((10#$node == 0)) && port_in_use "$MASTER_ADDR" "$port"; then

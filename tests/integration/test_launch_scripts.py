@@ -140,10 +140,15 @@ def test_the_ranks_of_a_node_share_its_cores(
 
 def test_several_nodes_meet_at_the_first(work: Any, stand_ins: str) -> None:
     work.config()
-    environment = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node0", "NPROC_PER_NODE": "4"}
+    environment = {
+        "NNODES": "2",
+        "NODE_RANK": "1",
+        "MASTER_ADDR": "localhost",
+        "NPROC_PER_NODE": "4",
+    }
     outcome = run(work, "torchrun.sh", "tiny.yaml", PATH=stand_ins, **environment)
     command = outcome.stdout.splitlines()[-1]
-    assert "--nnodes 2 --node-rank 1 --master-addr node0 --master-port 29500" in command
+    assert "--nnodes 2 --node-rank 1 --master-addr localhost --master-port 29500" in command
     assert "--nproc-per-node 4 --max-restarts 0" in command
 
 
@@ -242,6 +247,8 @@ def test_numbers_of_processes_that_are_none(script: str, count: str, work: Any) 
         ({"NNODES": "1:2"}, "NNODES is '1:2'; it must be a whole number from 1 on"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set; with 2 nodes it must be the name or address "
          "of node 0"),
+        ({"MASTER_ADDR": "node.invalid"}, f"{socket.gethostname()} does not know the address of "
+         "MASTER_ADDR, node.invalid; give a name or address that all nodes can reach"),
         ({"NODE_RANK": ""}, "NODE_RANK is ''; it must be a whole number from 0 to 1"),
         ({"NODE_RANK": "2"}, "NODE_RANK is '2'; it must be a whole number from 0 to 1"),
         ({"MASTER_PORT": "65536"}, "MASTER_PORT is '65536'; it must be a whole number from 1 to "
@@ -291,9 +298,8 @@ def sentence_of_the_ranks(outcome: Any) -> str:
 def test_an_output_folder_that_cannot_be_written_is_told_once(script: str, work: Any) -> None:
     # Nobody can create anything there, root neither.
     config = work.config({"tracking.output": "/proc/runs"})
-    devices = () if script == "local.sh" else ("--trainer.devices", "2")
     port = {"MASTER_PORT": free_port()}
-    outcome = run(work, script, config, *devices, **TWO_RANKS, **port)
+    outcome = run(work, script, config, **TWO_RANKS, **port)
     sentence = sentence_of_the_ranks(outcome)
     assert sentence.startswith("cannot create /proc/runs/wave-")
     assert sentence.endswith("choose another --tracking.output")
@@ -301,7 +307,7 @@ def test_an_output_folder_that_cannot_be_written_is_told_once(script: str, work:
 
 @pytest.mark.slow
 def test_a_mistake_that_all_ranks_find_is_told_once(work: Any) -> None:
-    config = work.config({"trainer.strategy": "fsdp", "trainer.devices": 2})
+    config = work.config({"trainer.strategy": "fsdp"})
     outcome = run(work, "torchrun.sh", config, **TWO_RANKS)
     assert "trainer.strategy is 'fsdp'; it must be auto" in sentence_of_the_ranks(outcome)
 
@@ -313,7 +319,8 @@ def test_a_node_that_waits_in_vain_for_the_others_says_so(work: Any) -> None:
     command = (sys.executable, "-m", "dpinn.launch.torchrun", *given, *where, "-m", "dpinn", "fit")
     outcome = work.real(*command)
     assert outcome.returncode == 1
-    assert "the nodes did not find each other" in outcome.sentence
+    assert outcome.sentence.startswith("the nodes did not meet (The client socket has timed out")
+    assert "start the same command on each" in outcome.sentence
 
 
 # --- MLflow ---------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Whatever starts the ranks, the same ranks train the same run: bitwise, on gloo."""
 
 import importlib.util
-import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from .trajectories import different, values_of
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +26,6 @@ CONFIG = {
     # Neither the batch nor its chunks divide into two ranks.
     "data": {"batch": 63, "chunks": 3, "inner_steps": 5, "points": {"initial": 9, "ends": 5}},
 }
-
-ONE_NODE = ("--trainer.devices", "2")
-TWO_NODES = ("--trainer.devices", "1", "--trainer.num_nodes", "2")
 
 
 def free_port() -> str:
@@ -47,13 +47,13 @@ def run_folder(work: Any, *started: Any) -> Path:
 
 def by_torchrun(work: Any, request: pytest.FixtureRequest) -> Path:
     script = LAUNCH / "torchrun.sh"
-    return run_folder(work, start(work, script, work.config(CONFIG), *ONE_NODE, NPROC_PER_NODE="2"))
+    return run_folder(work, start(work, script, work.config(CONFIG), NPROC_PER_NODE="2"))
 
 
 def by_two_torchruns(work: Any, request: pytest.FixtureRequest) -> Path:
     config, port = work.config(CONFIG), free_port()
     nodes = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NPROC_PER_NODE": "1"}
-    command = (LAUNCH / "torchrun.sh", config, *TWO_NODES)
+    command = (LAUNCH / "torchrun.sh", config)
     # The second comes first, and waits.
     return run_folder(work, *(start(work, *command, **nodes, NODE_RANK=k) for k in "10"))
 
@@ -62,52 +62,75 @@ def by_deepspeed(work: Any, request: pytest.FixtureRequest) -> Path:
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed")
     environment = {"NPROC_PER_NODE": "2", "MASTER_PORT": free_port(), "DS_ACCELERATOR": "cpu"}
-    command = (LAUNCH / "deepspeed.sh", work.config(CONFIG), *ONE_NODE)
+    command = (LAUNCH / "deepspeed.sh", work.config(CONFIG))
     return run_folder(work, start(work, *command, **environment))
+
+
+def by_deepspeed_over_ssh(work: Any, request: pytest.FixtureRequest) -> Path:
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    ssh = request.getfixturevalue("ssh")
+    work.file("hosts", "node0 slots=1\nnode1 slots=1\n")
+    # Of the environment the nodes get no more than what DeepSpeed sends.
+    sent = {**work.environment, "DS_ACCELERATOR": "cpu"}
+    work.file(".deepspeed_env", "".join(f"{name}={value}\n" for name, value in sent.items()))
+    environment = {"HOSTFILE": "hosts", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    environment |= {"PATH": f"{ssh}:{BINARIES}:{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+    command = (LAUNCH / "deepspeed.sh", work.config(CONFIG))
+    return run_folder(work, work.start_real(*command, **environment))
 
 
 def by_srun(work: Any, request: pytest.FixtureRequest) -> Path:
     slurm = request.getfixturevalue("slurm")
     command = ("srun", "--nodes=2", "--ntasks-per-node=1", "dpinn", "fit", "--config")
-    environment = dict(slurm.environment) | {"MASTER_PORT": free_port()}
-    return run_folder(
-        work, work.start_real(*command, work.config(CONFIG), *TWO_NODES, **environment)
+    return run_folder(work, work.start_real(*command, work.config(CONFIG), **slurm.environment))
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Iterator[Path]:
+    """A folder with an ``ssh`` that knows node0 and node1, which are this machine; a real sshd."""
+    missing = [name for name in ("pdsh", "sshd", "ssh-keygen") if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"hosts need root, pdsh and openssh-server; missing: {missing}")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for key in ("host", "user"):
+        path = str(tmp_path / key)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    port = free_port()
+    (tmp_path / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nPermitRootLogin yes\n"
     )
+    (tmp_path / "config").write_text(
+        f"Host node0 node1\nHostName 127.0.0.1\nPort {port}\nIdentityFile {tmp_path}/user\n"
+        "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n"
+    )
+    program = tmp_path / "bin/ssh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path}/config "$@"\n')
+    program.chmod(0o755)
+    sshd = subprocess.Popen([shutil.which("sshd"), "-D", "-f", tmp_path / "sshd_config"])
+    yield program.parent
+    sshd.terminate()
+    sshd.wait(30)
 
 
 @pytest.fixture(scope="module")
 def by_lightning(workplace: Callable[[], Any]) -> Path:
     work = workplace()
-    return run_folder(work, start(work, "dpinn", "fit", "--config", work.config(CONFIG), *ONE_NODE))
+    command = ("dpinn", "fit", "--config", work.config(CONFIG), "--trainer.devices", 2)
+    return run_folder(work, start(work, *command))
 
 
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict | list | tuple):
-        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from leaves(value, f"{path}/{key}")
-    else:
-        yield path, tree
-
-
-def losses(run: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "memory/"))} for r in rows]
-
-
-@pytest.mark.parametrize("launch", [by_torchrun, by_two_torchruns, by_deepspeed, by_srun])
+@pytest.mark.parametrize(
+    "launch", [by_torchrun, by_two_torchruns, by_deepspeed, by_deepspeed_over_ssh, by_srun]
+)
 def test_the_trajectory_does_not_depend_on_what_starts_the_ranks(
     launch: Callable[..., Path], by_lightning: Path, work: Any, request: pytest.FixtureRequest
 ) -> None:
     run = launch(work, request)
-    assert losses(run) == losses(by_lightning)
-    assert [row["step"] for row in losses(run)] == [5, 10, 15, 20]
+    assert values_of(run) == values_of(by_lightning)
+    assert [row["step"] for row in values_of(run)] == [5, 10, 15, 20]
     saved = [torch.load(r / "checkpoints/last.ckpt") for r in (by_lightning, run)]
     for part in ("global_step", "state_dict", "solution", "optimizer_states"):
-        expected, found = (dict(leaves(checkpoint[part])) for checkpoint in saved)
-        assert found.keys() == expected.keys()
-        assert any(isinstance(v, torch.Tensor) for v in found.values()) or part == "global_step"
-        for name, value in expected.items():
-            if isinstance(value, torch.Tensor):
-                assert torch.equal(found[name], value), (part, name)
-            else:
-                assert found[name] == value, (part, name)
+        assert different(saved[0][part], saved[1][part], part) == []
