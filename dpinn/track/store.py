@@ -11,9 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
-from dpinn.errors import DpinnError
+from dpinn.errors import DpinnError, first_line, shown_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -45,14 +44,6 @@ def database_file(tracking_uri: str) -> Path | None:
     if not tracking_uri.startswith("sqlite:///") or ":memory:" in tracking_uri:
         return None
     return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
-
-
-def shown_uri(tracking_uri: str) -> str:
-    """Return the URI without user name and password, fit for logs and messages."""
-    parts = urlsplit(tracking_uri)
-    if "@" not in parts.netloc:
-        return tracking_uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -169,9 +160,3 @@ def reason(error: BaseException) -> str:
         if sign in text:
             return words
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, at most 200 characters."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else lines[0][:199] + "…"
