@@ -50,14 +50,10 @@ def examine(name: str, check: str) -> Finding:
             finding: Finding = look(name)
             return finding
     except DpinnError as error:
-        return problem_of(name, error)
+        # Our sentences say what to do after their last semicolon.
+        told, _, advice = str(error).rpartition("; ")
+        return Finding(name, "problem", told or str(error), advice if told else REPORT)
     except ImportError as error:
         return Finding(name, "problem", f"{type(error).__name__}: {first_line(error)}", INSTALL)
     except Exception as error:
         return Finding(name, "problem", f"{type(error).__name__}: {first_line(error)}", REPORT)
-
-
-def problem_of(name: str, error: DpinnError, remedy: str = REPORT) -> Finding:
-    """A sentence of dpinn's as a finding: what it says to do comes after its last semicolon."""
-    told, _, advice = str(error).rpartition("; ")
-    return Finding(name, "problem", told or str(error), advice if told else remedy)

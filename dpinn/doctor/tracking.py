@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dpinn.doctor.finding import Finding, problem_of
+from dpinn.doctor.finding import Finding
 from dpinn.doctor.storage import trouble_writing
-from dpinn.errors import DpinnError, shown_uri
+from dpinn.errors import shown_uri
 from dpinn.track.health import require_writable, server_version, unreachable_artifacts
 from dpinn.track.store import connect_existing, database_file, resolve_tracking_uri
 
-CHOOSE = (
-    "set MLFLOW_TRACKING_URI to a server (http://HOST:PORT) or a database "
-    "(sqlite:////FOLDER/mlflow.db)"
-)
+CHOOSE = "set MLFLOW_TRACKING_URI to a server or a writable place"
 
 
 def mlflow_store(name: str) -> Finding:
@@ -23,11 +20,8 @@ def mlflow_store(name: str) -> Finding:
             text = f"none yet, and none can be made at {database}: {trouble}"
             return Finding(name, "problem", text, CHOOSE)
         return Finding(name, "absent", f"none yet: the first run makes {database}")
-    try:
-        client = connect_existing(uri, "store")
-        require_writable(client)
-    except DpinnError as error:
-        return problem_of(name, error, CHOOSE)
+    client = connect_existing(uri, "store")
+    require_writable(client)
     text = f"{shown_uri(uri)} answers and takes runs"
     if uri.startswith("http"):
         text += f", MLflow {server_version(client) or 'of unknown version'}"

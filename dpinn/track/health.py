@@ -39,7 +39,8 @@ def server_version(client: MlflowClient) -> str | None:
 def require_writable(client: MlflowClient) -> None:
     """Go as far as a write goes that is then not done.
 
-    A database is locked for writing and let go. A server is asked to change a run that does not
+    A change of a database is taken back before it is there (a lock alone would be given on a
+    read-only file system too). A server is asked to change a run that does not
     exist, which it can only refuse: there is no way to take a run back for good.
 
     Raises:
@@ -50,6 +51,7 @@ def require_writable(client: MlflowClient) -> None:
         if database is not None:
             with contextlib.closing(sqlite3.connect(database, timeout=BUSY_S)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
+                connection.execute("CREATE TABLE dpinn_doctor (x)")
                 connection.rollback()
             return
         client.set_tag(NO_RUN, "dpinn", "doctor")

@@ -68,7 +68,8 @@ def connect(tracking_uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=tracking_uri)
     except Exception as error:
         raise DpinnError(
-            f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}"
+            f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}; "
+            "set MLFLOW_TRACKING_URI to http://HOST:PORT or sqlite:////FOLDER/mlflow.db"
         ) from error
 
 

@@ -3,7 +3,7 @@ import warnings
 import pytest
 
 from dpinn.doctor import Finding, checks
-from dpinn.doctor.finding import INSTALL, REPORT, examine, problem_of
+from dpinn.doctor.finding import INSTALL, REPORT, examine
 from dpinn.errors import DpinnError
 
 
@@ -53,13 +53,6 @@ def test_libraries_do_not_talk_in_between(monkeypatch: pytest.MonkeyPatch) -> No
     with warnings.catch_warnings(record=True) as said:
         assert examine("it", "checks.it").state == "ok"
     assert said == []
-
-
-def test_a_sentence_that_says_nothing_to_do_gets_the_remedy_of_its_check() -> None:
-    error = DpinnError("MLflow cannot open the store foo://bar")
-    assert problem_of("store", error, "choose another") == Finding(
-        "store", "problem", "MLflow cannot open the store foo://bar", "choose another"
-    )
 
 
 def test_every_check_is_there() -> None:
