@@ -31,6 +31,7 @@ usage: dpinn [--version] [--debug] COMMAND ...
   reference  compute and cache the reference solution of a problem
   plan       what sharding SOAP over N ranks would cost: dpinn plan --config C --ranks N
   bench      time a step, the optimizer, or this device: dpinn bench step|optimizer|constants
+  doctor     what a training needs of this machine, and what to do where it is missing
 
 `dpinn COMMAND --help` lists the options of a command.
 """
@@ -67,6 +68,7 @@ def _run(given: list[str]) -> None:
         "reference": _reference,
         "plan": _plan,
         "bench": _bench,
+        "doctor": _doctor,
     }
     if given[:1] == ["--version"]:
         from importlib.metadata import version
@@ -217,6 +219,18 @@ def _bench(arguments: list[str]) -> None:
 
     result, text, as_json = bench_command(arguments)
     _answer(Namespace(json=as_json), result, text)
+
+
+def _doctor(arguments: list[str]) -> None:
+    from dpinn.doctor.command import doctor_command
+
+    answer = doctor_command(arguments)
+    if answer is None:
+        return
+    result, text, as_json = answer
+    _answer(Namespace(json=as_json), result, text)
+    if result["problems"]:
+        sys.exit(1)
 
 
 def _answer(options: Namespace, result: dict[str, Any], text: str) -> None:

@@ -26,7 +26,7 @@ def test_the_version_is_that_of_the_package(command: list[str]) -> None:
 def test_help_lists_the_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(arguments)
     assert capsys.readouterr().out == USAGE
-    assert all(command in USAGE for command in ("fit", "evaluate", "report", "reference"))
+    assert all(command in USAGE for command in ("fit", "evaluate", "report", "reference", "doctor"))
 
 
 def test_an_unknown_command_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_an_unknown_command_is_one_sentence(capsys: pytest.CaptureFixture[str]) 
     assert printed.out == ""
     assert printed.err == (
         "dpinn: there is no command 'train'; "
-        "use one of fit, submit, jobs, evaluate, results, report, reference, plan, bench\n"
+        "use one of fit, submit, jobs, evaluate, results, report, reference, plan, bench, doctor\n"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,13 @@ def ranks_that_fit(device_type: str) -> int:
     return torch.cuda.device_count() if device_type == "cuda" else sys.maxsize
 
 
-def on_ranks(function: str, ranks: int, device_type: str, arguments: dict[str, Any]) -> list[Any]:
+def on_ranks(
+    function: str,
+    ranks: int,
+    device_type: str,
+    arguments: dict[str, Any],
+    limit_s: float = math.inf,
+) -> list[Any]:
     """Call a function on each rank of a process group of its own.
 
     Args:
@@ -39,12 +46,13 @@ def on_ranks(function: str, ranks: int, device_type: str, arguments: dict[str, A
         ranks: number of processes; on a CPU each has one thread.
         device_type: ``cpu`` or ``cuda``; on the latter each rank has a GPU of its own.
         arguments: plain values that JSON can hold.
+        limit_s: the ranks are ended after so many seconds, their start included.
 
     Returns:
         What the function returned on each rank, plain values too.
 
     Raises:
-        DpinnError: a rank ended with an error, or there are more ranks than GPUs.
+        DpinnError: a rank ended with an error or took too long, or there are more ranks than GPUs.
     """
     if ranks > (most := ranks_that_fit(device_type)):
         raise DpinnError(f"{ranks} ranks need a GPU each, and this machine has {most}")
@@ -59,7 +67,7 @@ def on_ranks(function: str, ranks: int, device_type: str, arguments: dict[str, A
         (folder / SPEC).write_text(json.dumps(spec))
         processes = [_start(folder, rank) for rank in range(ranks)]
         try:
-            _wait(processes, folder)
+            _wait(processes, folder, limit_s)
         finally:
             for process in processes:
                 if process.poll() is None:
@@ -79,10 +87,13 @@ def _start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
+def _wait(processes: list[subprocess.Popen[bytes]], folder: Path, limit_s: float) -> None:
     """Until all have ended, or one has failed, for which the others would wait for ever."""
+    deadline = time.monotonic() + limit_s
     while any(process.poll() is None for process in processes):
         _require_success(processes, folder)
+        if time.monotonic() > deadline:
+            raise DpinnError(f"{len(processes)} ranks did not end within {limit_s:g} s")
         time.sleep(POLL_S)
     _require_success(processes, folder)
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dpinn.errors import DpinnError
+from dpinn.errors import DpinnError, shown_uri
 from dpinn.problem import snake_case
-from dpinn.track.failures import reason, shown_uri
+from dpinn.track.failures import reason
 from dpinn.track.store import connect_existing, resolve_tracking_uri
 
 if TYPE_CHECKING:

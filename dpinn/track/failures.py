@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
-from dpinn.errors import DpinnError
+from dpinn.errors import DpinnError, first_line
 
 REFUSALS = frozenset(
     {
@@ -42,15 +42,6 @@ SIGNS = (
 )
 
 
-def shown_uri(tracking_uri: str) -> str:
-    """Return the URI without user name, password and query, fit for logs and messages."""
-    scheme, mark, rest = tracking_uri.partition("://")
-    if mark and not rest.startswith("/"):
-        # Up to the last @: a password may hold a slash where SQLAlchemy reads the URI.
-        rest = rest.rpartition("@")[2]
-    return f"{scheme}{mark}{rest.partition('?')[0]}"
-
-
 def is_refusal(error: BaseException) -> bool:
     """Tell an answer that concerns this request alone and will not change from an outage."""
     if getattr(error, "error_code", None) in REFUSALS:
@@ -80,14 +71,6 @@ def reason(error: BaseException) -> str:
         if sign in text:
             return words
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, at most 200 characters, without a login in a URI."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    line = re.sub(r"(?<=://)\S*@", "", lines[0])
-    line = re.sub(r"^API request to \S+ failed with exception ", "", line)
-    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def _denial(error: BaseException) -> int | None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from dpinn.errors import DpinnError, DpinnWarning
-from dpinn.track.failures import is_refusal, reason, shown_uri
+from dpinn.errors import DpinnError, DpinnWarning, shown_uri
+from dpinn.track.failures import is_refusal, reason
 from dpinn.track.naming import flatten, key_of, shorten
 from dpinn.track.outbox import MetricValue, Outbox
 from dpinn.track.store import (

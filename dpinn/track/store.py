@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpinn.errors import DpinnError
-from dpinn.track.failures import first_line, is_lasting, reason, shown_uri
+from dpinn.errors import DpinnError, first_line, shown_uri
+from dpinn.track.failures import is_lasting, reason
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -65,7 +65,8 @@ def connect(tracking_uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=tracking_uri)
     except Exception as error:
         raise DpinnError(
-            f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}"
+            f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}; "
+            "set MLFLOW_TRACKING_URI to http://HOST:PORT or sqlite:////FOLDER/mlflow.db"
         ) from error
 
 

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
+from dpinn.compiler import compiler_problem
 from dpinn.errors import DpinnWarning
 
 CompileMode = Literal["auto", "on", "off"]
@@ -39,10 +40,13 @@ def decide(mode: CompileMode, steps: int, device: torch.device, taylor: bool) ->
     worthwhile = WORTHWHILE_STEPS_CUDA if device.type == "cuda" else WORTHWHILE_STEPS
     if mode == "auto" and steps < worthwhile:
         return False
-    problem = _compiler_problem(device)
+    problem = compiler_problem(device)
     if problem:
         warnings.warn(
-            f"the loss runs eagerly, at about half the speed: {problem}", DpinnWarning, stacklevel=2
+            f"the loss runs eagerly, at about half the speed: {problem}; install a C++ compiler "
+            "such as g++ (`dpinn doctor` says what is missing)",
+            DpinnWarning,
+            stacklevel=2,
         )
     return not problem
 
@@ -108,20 +112,6 @@ def _gradient_difference(
         flat.append(torch.cat([part.reshape(-1) for part in parts]))
     eager, other = flat
     return float((other - eager).norm() / eager.norm().clamp_min(torch.finfo(eager.dtype).tiny))
-
-
-def _compiler_problem(device: torch.device) -> str | None:
-    """Compile a trifle; returns what is missing, or None."""
-
-    def trifle(x: Tensor) -> Tensor:
-        return torch.sin(x) + x
-
-    try:
-        # A number of entries that nothing else compiles, so that the trifle is really built.
-        torch.compile(trifle, fullgraph=True)(torch.ones(13, device=device))
-    except Exception as error:
-        return f"torch.compile fails ({_first_line(error)}); install a C++ compiler such as g++"
-    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -307,3 +307,22 @@ def slurm() -> Iterator[Slurm]:
             yield cluster
         finally:
             cluster.stop()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts small file systems in memory; only root may."""
+    mounts: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"mount{len(mounts)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip(f"no file system can be mounted here ({' '.join(command)})")
+        mounts.append(place)
+        return place
+
+    yield mount
+    for place in mounts:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -2,11 +2,10 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 SLOW = {
@@ -23,25 +22,6 @@ class SlowWeights(GradientNormWeights):
         time.sleep(float(os.environ.get("PAUSE", 0)))
         return super().due(step)
 """
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mounts small file systems in memory; only root may."""
-    mounts: list[Path] = []
-
-    def mount(options: str) -> Path:
-        place = tmp_path / f"mount{len(mounts)}"
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip(f"no file system can be mounted here ({' '.join(command)})")
-        mounts.append(place)
-        return place
-
-    yield mount
-    for place in mounts:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def fill(disk: Path) -> Path:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dpinn.errors import DpinnError
+from dpinn.errors import DpinnError, shown_uri
 from dpinn.track import MLflowRun, download_artifact
-from dpinn.track.failures import shown_uri
 from dpinn.track.store import database_file, resolve_tracking_uri
 
 from ..mlflow_server import free_port
