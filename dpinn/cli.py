@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -12,6 +13,7 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +261,22 @@ def _show_warning(
 
 
 def _fail(sentence: str, code: int = 1) -> None:
-    # In one piece, as several ranks may share the stream.
-    sys.stderr.write(f"dpinn: {sentence}\n")
+    if _first_to_say(sentence):
+        # In one piece, as several ranks may share the stream.
+        sys.stderr.write(f"dpinn: {sentence}\n")
     sys.exit(code)
+
+
+def _first_to_say(sentence: str) -> bool:
+    """Whether no rank of this node has said the same before; torchrun gives its ranks a folder."""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not error_file:
+        return True
+    said = Path(error_file).parents[1] / f"said-{sha256(sentence.encode()).hexdigest()}"
+    try:
+        said.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True

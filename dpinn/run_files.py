@@ -23,6 +23,7 @@ METRICS = "metrics.jsonl"
 ALIGNMENT = "alignment.jsonl"
 EVALUATION = "evaluation.json"
 FIGURES = "figures"
+RUN_ID = "mlflow_run_id"
 RUNS = "runs"
 """The folder below the current one that holds the runs, unless another is named."""
 

@@ -21,7 +21,7 @@ rank='
     trap : TERM USR1
     "$@"
     code=$?
-    [[ $code == 0 || $code == 143 || $SLURM_NTASKS == 1 ]] || sleep 10
+    [[ $code =~ ^(0|75|143)$ || $SLURM_NTASKS == 1 ]] || sleep 10
     exit $code
 '
 

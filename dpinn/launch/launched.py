@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from dpinn.errors import DpinnError
 
-FIRST_PORT, PORTS = 10_000, 20_000
-"""Below the range from which Linux takes ports for outgoing connections."""
+FIRST_PORT, PORTS = 20_000, 10_000
+"""Below the range from which Linux takes ports for outgoing connections; as in launch/body.sh."""
 
 
 @dataclass(frozen=True)

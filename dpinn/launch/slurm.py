@@ -107,13 +107,22 @@ def seconds_of(time: str) -> int | None:
 
 
 def sbatch(script: Path) -> str:
-    """Submit a script and return the job's id.
+    """Submit a script and return the job's id; it waits for `release`.
 
     Raises:
         DpinnError: SLURM refuses it.
     """
     # A job in a cluster of several is ``id;cluster``.
-    return _run("sbatch", "--parsable", str(script)).strip().split(";")[0]
+    return _run("sbatch", "--parsable", "--hold", str(script)).strip().split(";")[0]
+
+
+def release(job: str) -> None:
+    """Let a job begin when there is room for it.
+
+    Raises:
+        DpinnError: SLURM refuses.
+    """
+    _run("scontrol", "release", job)
 
 
 def scancel(job: str) -> None:
@@ -154,6 +163,20 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
     lines = [*recorded.splitlines(), *queued.splitlines()]
     pairs = (line.strip().split("|", 1) for line in lines if "|" in line)
     return {job: state.split()[0] for job, state in pairs if state}
+
+
+def is_preempted(job: str | None) -> bool:
+    """Whether a running job is being ended for another one, and will be queued again.
+
+    Args:
+        job: id of it; None, as where no SLURM is, is not.
+    """
+    if not job:
+        return False
+    try:
+        return re.search(r"\bPreemptTime=\d", _run("scontrol", "show", "job", job)) is not None
+    except DpinnError:
+        return False  # within a container, say
 
 
 def _run(*command: str) -> str:

@@ -22,11 +22,12 @@ from dpinn.run_files import (
     CHECKPOINT,
     CONFIG,
     PREVIOUS,
+    RUN_ID,
     new_run_folder,
     write_atomically,
     write_json,
 )
-from dpinn.track.store import resolve_tracking_uri, shown_uri
+from dpinn.track import schedule_run
 
 DESCRIPTION = """\
 Submit a training to SLURM. It is requeued when its time is over or it is preempted, and goes on
@@ -56,7 +57,7 @@ def submit_command(arguments: list[str]) -> tuple[dict[str, Any], str, bool]:
         name = f"{settings.module.problem.name}-DATE-TIME"
         run = (options.run or settings.output / name).absolute()
         return {}, _script(resources, run, tasks, array).rstrip("\n"), False
-    run, job = _submit(options.run, settings, resources, tasks, array, arguments)
+    run, job, pages = _submit(options.run, settings, resources, tasks, array, arguments)
     log = run / f"slurm-{job}{'_*' if tasks else ''}.log"
     result = {"job_id": job, "run": str(run), "log": str(log), "ranks": resources.ranks}
     lines = [
@@ -66,10 +67,10 @@ def submit_command(arguments: list[str]) -> tuple[dict[str, Any], str, bool]:
         f"  run     {run}",
         f"  log     {log}",
     ]
-    if settings.experiment is not None:
-        uri = shown_uri(resolve_tracking_uri())
-        result |= {"tracking_uri": uri, "experiment": settings.experiment}
-        lines.append(f"  MLflow  {uri}, experiment {settings.experiment}")
+    if pages:
+        result |= {"mlflow": pages, "experiment": settings.experiment}
+        more = f" and {len(pages) - 1} more" if len(pages) > 1 else ""
+        lines.append(f"  MLflow  {pages[0]}{more}, experiment {settings.experiment}")
     if soap is not None:
         lines.append(f"  SOAP    {soap}")
     lines.append(f"`dpinn jobs {shlex.quote(str(run.parent))}` shows how it goes")
@@ -152,8 +153,12 @@ def _submit(
     tasks: list[Task],
     array: str | None,
     arguments: list[str],
-) -> tuple[Path, str]:
-    """Write the run's folder and queue its script; if that fails, all is as it was before."""
+) -> tuple[Path, str, list[str]]:
+    """Write the run's folder and queue its script; if that fails, all is as it was before.
+
+    Returns:
+        The folder, the job's id, and where the MLflow runs are seen.
+    """
     output = (given or settings.output).absolute()
     if given is not None and (busy := active_job(given)):
         raise DpinnError(
@@ -163,7 +168,7 @@ def _submit(
     missing = [folder for folder in (output, *output.parents) if not folder.exists()]
     run = _folder(output) if given else new_run_folder(output, settings.module.problem.name)
     made = missing[-1] if missing else None if given else run
-    names = (CONFIG, SCRIPT, JOB)
+    names = (CONFIG, SCRIPT, JOB, RUN_ID)
     before = {n: (run / n).read_bytes() for n in names if (run / n).is_file()}
     try:
         _write(run / CONFIG, settings.text.encode())
@@ -177,6 +182,11 @@ def _submit(
                 "tasks": {str(task.index): task.name for task in tasks},
             }
             write_json(run / JOB, content)
+            # Begun here, so that a job needs no MLflow server at its start.
+            places = [run / task.name for task in tasks] or [run]
+            experiment = settings.experiment
+            pages = [schedule_run(experiment, place).url for place in places if experiment]
+            slurm.release(job)
         except BaseException:
             slurm.scancel(job)
             raise
@@ -187,7 +197,7 @@ def _submit(
             for name in names:
                 _put_back(run / name, before.get(name))
         raise
-    return run, job
+    return run, job, pages
 
 
 def _count(number: int, what: str) -> str:

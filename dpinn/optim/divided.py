@@ -191,6 +191,8 @@ class DividedOptimizer(Optimizer):
             units = self._units({**saved, "params": group["params"]})
             placed |= {p: Placement(index, u) for p, u in units.items() if u.key in present}
         frequency = saved_groups[0]["precondition_frequency"]
+        if self._streams is not None:
+            self._streams.wait()  # at the old state, whose memory is given back
         self._shards = self._shards.adopted(placed, frequency, entry_of)
         load_groups(saved_groups, self.param_groups)
         self._fixed = [None] * len(self.param_groups)

@@ -11,6 +11,12 @@ from pathlib import Path
 
 import torch
 
+_OF_SLURM = {
+    "slurm/job_id": "SLURM_JOB_ID",
+    "slurm/nodes": "SLURM_JOB_NODELIST",
+    "slurm/restarts": "SLURM_RESTART_COUNT",
+}
+
 _PACKAGES = ("torch", "lightning", "mlflow", "dpinn")
 
 
@@ -77,11 +83,17 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def slurm_job() -> dict[str, str]:
+    """Return id, nodes and number of requeues of the SLURM job, as far as there is one."""
+    return {tag: os.environ[name] for tag, name in _OF_SLURM.items() if os.environ.get(name)}
+
+
 def environment(folder: str | Path = ".") -> dict[str, str]:
-    """Return all of it: versions, git state, device, host, threads and precision."""
+    """Return all of it: versions, git state, SLURM job, device, host, threads and precision."""
     return {
         **versions(),
         **git_state(folder),
+        **slurm_job(),
         "device": device_description(),
         "host": socket.gethostname(),
         "cpu/count": str(os.cpu_count()),

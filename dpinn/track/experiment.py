@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from dpinn.errors import DpinnError
 from dpinn.problem import snake_case
-from dpinn.track.store import connect_existing, reason, resolve_tracking_uri, shown_uri
+from dpinn.track.failures import reason, shown_uri
+from dpinn.track.store import connect_existing, resolve_tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment as StoredExperiment

@@ -14,33 +14,37 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.track.failures import is_refusal, reason, shown_uri
+from dpinn.track.naming import flatten, key_of, shorten
 from dpinn.track.outbox import MetricValue, Outbox
 from dpinn.track.store import (
     await_store,
     connect,
-    connect_existing,
-    is_refusal,
-    reason,
     resolve_tracking_uri,
-    shown_uri,
+    time_to_upload,
 )
+from dpinn.track.system_metrics import PREFIX, SystemMetrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-LONGEST_VALUE = 250  # characters of a parameter, tag or key; older servers refuse longer ones
 PARAMS_PER_REQUEST = 100  # MLflow's limit
 FLUSH_TIMEOUT_S = 5.0
-FINISH_TIMEOUT_S = 30.0
+UPLOAD_TIMEOUT_S = 600.0  # at the end of a training, the upload of its checkpoint included
+FINISH_PATIENCE_S = 30.0  # then, with a store that fails
+STOP_TIMEOUT_S = 10.0  # of a run that was told to stop: SLURM kills it after 30 s
+
+Status = Literal["FINISHED", "FAILED", "KILLED", "SCHEDULED"]
+"""How a run is left; one that is scheduled waits in a queue."""
 
 
 class MLflowRun:
     """A run in the store, open for logging. Made with `start`, on rank 0 only.
 
     Nothing that is logged waits for the store: values gather in memory and one thread sends
-    them. While the store is away they are kept, and sent when it is back.
+    them. While the store is away they are kept, and sent when it is back. What the store holds
+    already of a run that is continued is not sent again, so that all of it may be logged anew.
     """
 
     def __init__(self, client: MlflowClient, run_id: str):
@@ -50,6 +54,7 @@ class MLflowRun:
         self._finished = False
         self._held_params: set[str] = set()
         self._held_steps: dict[str, int] = {}
+        self._system_metrics = SystemMetrics()
         self._outbox = Outbox(
             self._send_metrics, is_refusal, shown_uri(client.tracking_uri), reason
         )
@@ -68,8 +73,8 @@ class MLflowRun:
         been waiting in a queue, and what it logs is delivered later.
 
         Raises:
-            DpinnError: the store does not answer, the run is unknown or deleted, or the
-                experiment is deleted.
+            DpinnError: the store does not answer or refuses the login, the run is unknown or
+                deleted, or the experiment is deleted.
         """
         client = connect(resolve_tracking_uri(tracking_uri))
         if run_id is not None:
@@ -105,8 +110,8 @@ class MLflowRun:
             if is_refusal(error):
                 raise unknown_run(client, run_id) from error
             warnings.warn(
-                f"the MLflow store {shown_uri(client.tracking_uri)} is away ({reason(error)}); "
-                f"run {run_id} goes on, and what it logs is sent when the store is back",
+                f"nothing reaches the MLflow store {shown_uri(client.tracking_uri)} "
+                f"({reason(error)}); run {run_id} goes on, and what it logs is kept and sent later",
                 DpinnWarning,
                 stacklevel=3,
             )
@@ -161,7 +166,7 @@ class MLflowRun:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, over earlier ones of the same name."""
-        flat = {_key(name): shorten(str(value)) for name, value in tags.items()}
+        flat = {key_of(name): shorten(str(value)) for name, value in tags.items()}
 
         def send() -> None:
             from mlflow.entities import RunTag
@@ -172,59 +177,82 @@ class MLflowRun:
 
         self._outbox.put([send])
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log values under path names such as ``loss/pde``; any float, NaN and inf included."""
-        now = time.time_ns() // 1_000_000
-        self._outbox.put(MetricValue(n, float(v), step, now) for n, v in metrics.items())
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int, time_s: float | None = None
+    ) -> None:
+        """Log values under path names such as ``loss/pde``; any float, NaN and inf included.
+
+        Args:
+            metrics: by name.
+            step: the optimizer step.
+            time_s: when they were measured, seconds since 1970; now if left out.
+        """
+        at = round(1e3 * (time.time() if time_s is None else time_s))
+        self._outbox.put(MetricValue(n, float(v), step, at) for n, v in metrics.items())
+
+    def log_system_metrics(self, step: int) -> None:
+        """Log how busy this machine is, every ten seconds at most; call it at any step."""
+        found = self._system_metrics.sample()
+        if found:
+            self.log_metrics(found, step)
 
     def log_text(self, text: str, name: str) -> None:
         """Store a text as the artifact ``name``, a path such as ``config/run.yaml``."""
-        self._outbox.put([self._upload(text.encode(), name)])
+        self._outbox.put_file(self._upload(text.encode(), name))
 
     def log_file(self, path: str | Path, folder: str | None = None) -> None:
         """Store a file as it is when it is sent, under its own name, in an artifact folder."""
         source = Path(path).absolute()
         if not source.is_file():
             raise DpinnError(f"cannot log {source}: there is no such file")
-        self._outbox.put(
-            [lambda: self._client.log_artifact(self._run_id, str(source), folder or None)]
-        )
+
+        def send() -> None:
+            with time_to_upload(source.stat().st_size):
+                self._client.log_artifact(self._run_id, str(source), folder or None)
+
+        self._outbox.put_file(send)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Draw a figure now and store it as the artifact ``name``, such as ``figures/u.png``."""
         picture = io.BytesIO()
         figure.savefig(picture, format=PurePosixPath(name).suffix[1:] or "png")
-        self._outbox.put([self._upload(picture.getvalue(), name)])
+        self._outbox.put_file(self._upload(picture.getvalue(), name))
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Send what is waiting; True when all of it has arrived. Never raises for an outage.
-
-        Call it before a checkpoint is saved: a resumed run does not repeat what lies before the
-        checkpoint, so values that were still in memory at a kill would be missing.
-        """
+        """Send what is waiting; True when all of it has arrived. Never raises for an outage."""
         return self._outbox.flush(timeout_s)
 
-    def finish(
-        self,
-        status: Literal["FINISHED", "FAILED", "KILLED", "SCHEDULED"] = "FINISHED",
-        timeout_s: float = FINISH_TIMEOUT_S,
-    ) -> None:
+    def finish(self, status: Status = "FINISHED", later: str = "") -> None:
         """Send what is left and close the run; a store that is away is given up with a warning.
 
         A second call does nothing.
+
+        Args:
+            status: how the run is left. One that was told to stop, or goes back into the queue, has
+                little time: it does not wait long for its store.
+            later: end of the warning, which says how to deliver what was not sent.
         """
         if self._finished:
             return
         self._finished = True
-        self._outbox.put([lambda: self._client.set_terminated(self._run_id, status=status)])
-        left = self._outbox.close(timeout_s)
+        self._outbox.put([lambda: self._leave(status)])
+        if status in ("KILLED", "SCHEDULED"):
+            left = self._outbox.close(STOP_TIMEOUT_S)
+        else:
+            left = self._outbox.close(UPLOAD_TIMEOUT_S, FINISH_PATIENCE_S)
         if left:
             warnings.warn(
-                f"the MLflow store {shown_uri(self._client.tracking_uri)} stayed away: {left} "
-                f"values and files of run {self._run_id} were not delivered",
+                f"{left} values and files of the MLflow run {self._run_id} did not reach "
+                f"{shown_uri(self._client.tracking_uri)}{later}",
                 DpinnWarning,
                 stacklevel=2,
             )
+
+    def _leave(self, status: Status) -> None:
+        if status == "SCHEDULED":
+            self._client.update_run(self._run_id, status=status)  # which has no end yet
+        else:
+            self._client.set_terminated(self._run_id, status=status)
 
     def _send_metrics(self, values: Sequence[MetricValue]) -> None:
         from mlflow.entities import Metric
@@ -232,7 +260,8 @@ class MLflowRun:
         new = [
             Metric(v.name, v.value, v.timestamp, v.step)
             for v in values
-            if v.step > self._held_steps.get(v.name, -1)
+            # What was measured of the machine is not in the run's files, and is logged only once.
+            if v.step > self._held_steps.get(v.name, -1) or v.name.startswith(PREFIX)
         ]
         if new:
             self._client.log_batch(self._run_id, metrics=new, synchronous=True)
@@ -250,46 +279,12 @@ class MLflowRun:
         return send
 
 
-def download_artifact(
-    run_id: str, name: str, folder: str | Path, tracking_uri: str | None = None
-) -> Path:
-    """Fetch an artifact of a run, such as ``checkpoints/last.ckpt``, into a folder.
-
-    Raises:
-        DpinnError: no such run, no such artifact, or no store.
-    """
-    client, _ = _stored_run(run_id, tracking_uri)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    parent = str(PurePosixPath(name).parent)
-    try:
-        there = sorted(
-            a.path for a in client.list_artifacts(run_id, None if parent == "." else parent)
-        )
-        if name not in there:
-            raise DpinnError(
-                f"the MLflow run {run_id} has no artifact {name}, only {', '.join(there) or 'none'}"
-            )
-        return Path(client.download_artifacts(run_id, name, str(target)))
-    except DpinnError:
-        raise
-    except Exception as error:
-        raise DpinnError(
-            f"the artifact {name} of the MLflow run {run_id} cannot be fetched: {reason(error)}"
-        ) from error
-
-
-def _stored_run(run_id: str, tracking_uri: str | None) -> tuple[MlflowClient, Run]:
-    client = connect_existing(resolve_tracking_uri(tracking_uri), f"MLflow run {run_id}")
-    try:
-        return client, client.get_run(run_id)
-    except Exception as error:
-        raise unknown_run(client, run_id) from error
-
-
 def unknown_run(client: MlflowClient, run_id: str) -> DpinnError:
     """Return the error for an id that the store does not know."""
-    return DpinnError(f"the MLflow store {shown_uri(client.tracking_uri)} has no run {run_id}")
+    return DpinnError(
+        f"the MLflow store {shown_uri(client.tracking_uri)} has no run {run_id}; set "
+        "MLFLOW_TRACKING_URI to the store that has it"
+    )
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
@@ -311,28 +306,6 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
             f"restore --experiment-id {found.experiment_id}` or choose another name"
         )
     return str(found.experiment_id)
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten nested mappings to dotted keys and texts within MLflow's limits."""
-    flat: dict[str, str] = {}
-    for name, value in params.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{key}."))
-        else:
-            flat[_key(key)] = shorten(str(value))
-    return flat
-
-
-def shorten(text: str) -> str:
-    """Cut a text to MLflow's length, marked by an ellipsis."""
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
-
-
-def _key(name: str) -> str:
-    allowed = "_-. :/"
-    return "".join(c if c.isalnum() or c in allowed else "_" for c in str(name))[:LONGEST_VALUE]
 
 
 def _user() -> str:

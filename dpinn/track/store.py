@@ -9,29 +9,19 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 from dpinn.errors import DpinnError
+from dpinn.track.failures import first_line, is_lasting, reason, shown_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 REQUEST_TIMEOUT_S = 10  # MLflow waits 120 s and tries 8 times: minutes lost at every outage
+SLOWEST_UPLOAD = 10_000_000  # bytes a second
 START_PATIENCE_S = 4.0  # a server that was started beside the job may still be opening its port
-
-# Answers that the same request will get again, so that repeating it is useless.
-REFUSALS = frozenset(
-    {
-        "BAD_REQUEST",
-        "INVALID_PARAMETER_VALUE",
-        "INVALID_STATE",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-        "RESOURCE_LIMIT_EXCEEDED",
-    }
-)
 
 
 def resolve_tracking_uri(tracking_uri: str | None = None) -> str:
@@ -47,14 +37,6 @@ def database_file(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
 
 
-def shown_uri(tracking_uri: str) -> str:
-    """Return the URI without user name and password, fit for logs and messages."""
-    parts = urlsplit(tracking_uri)
-    if "@" not in parts.netloc:
-        return tracking_uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def connect(tracking_uri: str) -> MlflowClient:
     """Open a client that is quiet and gives up within seconds; dpinn repeats what failed.
 
@@ -66,10 +48,16 @@ def connect(tracking_uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # compute nodes are often offline
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if not os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        # With an empty one, as of a variable that is not set, MLflow would trust any server.
+        os.environ.pop("MLFLOW_TRACKING_SERVER_CERT_PATH", None)
     from mlflow.tracking import MlflowClient
 
     for noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.system_metrics").setLevel(
+        logging.ERROR
+    )  # of GPUs without a wattmeter
     database = database_file(tracking_uri)
     if database is not None and not database.exists():
         _create_database(database)
@@ -79,6 +67,21 @@ def connect(tracking_uri: str) -> MlflowClient:
         raise DpinnError(
             f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}"
         ) from error
+
+
+@contextlib.contextmanager
+def time_to_upload(size: int) -> Iterator[None]:
+    """Give the store the time to take a file of so many bytes, inside of this context.
+
+    Its answer comes once it has put the file in its place, which may be another server.
+    """
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ[name]
+    os.environ[name] = str(int(before) + size // SLOWEST_UPLOAD)
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 def connect_existing(tracking_uri: str, wanted: str) -> MlflowClient:
@@ -133,7 +136,11 @@ def _create_database(database: Path) -> None:
 
 
 def await_store(client: MlflowClient, patience_s: float = START_PATIENCE_S) -> None:
-    """Return once the store answers; raise `DpinnError` when it stays away for ``patience_s``."""
+    """Return once the store answers.
+
+    Raises:
+        DpinnError: it stays away for ``patience_s``, or refuses the login.
+    """
     from mlflow.exceptions import MlflowException
 
     deadline = time.monotonic() + patience_s
@@ -142,36 +149,14 @@ def await_store(client: MlflowClient, patience_s: float = START_PATIENCE_S) -> N
             client.search_experiments(max_results=1)
             return
         except MlflowException as error:
+            where = shown_uri(client.tracking_uri)
+            if is_lasting(error):
+                raise DpinnError(
+                    f"the MLflow store {where} takes nothing: {reason(error)}"
+                ) from error
             if time.monotonic() >= deadline:
-                where = shown_uri(client.tracking_uri)
                 raise DpinnError(
                     f"the MLflow store {where} does not answer ({reason(error)}); start it, "
                     "or unset MLFLOW_TRACKING_URI to keep the runs in this folder"
                 ) from error
         time.sleep(0.5)
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Tell an answer that will not change from an outage that will pass."""
-    code = getattr(error, "error_code", None)
-    return code in REFUSALS or isinstance(error, DpinnError | FileNotFoundError)
-
-
-def reason(error: BaseException) -> str:
-    """Say in a few words why a request failed."""
-    text = str(error)
-    for sign, words in (
-        ("timed out", "timed out"),
-        ("NameResolutionError", "unknown host"),
-        ("refused", "connection refused"),
-        ("database is locked", "database is locked"),
-    ):
-        if sign in text:
-            return words
-    return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, at most 200 characters."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else lines[0][:199] + "…"

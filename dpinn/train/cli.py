@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
-import sys
 import warnings
 from argparse import ArgumentError
 from enum import Enum
@@ -146,7 +144,7 @@ class DpinnCLI(LightningCLI):
             self.trainer.strategy.require_suitable(self.model.optimizer_factory)
         recorder = self.recorder
         recorder.folder = self.call.folder
-        recorder.interruption.listen(signal.SIGUSR1)
+        recorder.interruption.listen()
         launcher = self.trainer.strategy.launcher
         if isinstance(launcher, WatchingLauncher):
             launcher.hint = lambda: go_on_with(recorder.folder)
@@ -215,7 +213,7 @@ def fit(arguments: list[str]) -> None:
             raise KeyboardInterrupt from error
         raise
     if cli.recorder.stopped:
-        sys.exit(cli.recorder.stopped.exit_code)
+        cli.recorder.interruption.leave(cli.recorder.stopped)
 
 
 def _sentence(message: str) -> str:

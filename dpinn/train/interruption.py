@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from enum import IntEnum
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import distributed as dist
@@ -41,22 +42,29 @@ class Interruption:
     A handler that saved or communicated would do so in the midst of a collective or of another
     save. SIGUSR1 (time is nearly up, SLURM's ``--signal=USR1@SECONDS``) asks for a checkpoint and
     to be queued again, SIGTERM (``scancel``, preemption, ``kill``) for a checkpoint and the end.
+
+    Attributes:
+        waits: whether SIGTERM waits for a step at which all can save; before the first step and
+            after the last it ends the process at once.
     """
 
     def __init__(self) -> None:
+        self.waits = False
         self._flag = Request.NONE
 
-    def listen(self, sign: signal.Signals) -> None:
-        """From now on, note this signal."""
-        signal.signal(sign, self._note)
+    def listen(self) -> None:
+        """Handle both signals here."""
+        for sign in REQUESTS:
+            signal.signal(sign, self._handle)
 
-    def end_at(self, sign: signal.Signals) -> None:
-        """From now on, end the process at this signal, with its exit code."""
+    def leave(self, request: Request) -> NoReturn:
+        """End the process with the request's exit code, whatever is signalled meanwhile.
 
-        def end(signum: int, frame: FrameType | None) -> None:
-            raise SystemExit(128 + signum)
-
-        signal.signal(sign, end)
+        A launcher signals all ranks once one of them has ended, and Python takes its time to end.
+        """
+        for sign in REQUESTS:
+            signal.signal(sign, signal.SIG_IGN)
+        raise SystemExit(request.exit_code)
 
     def agreed(self, device: torch.device) -> Request:
         """What any rank was asked for; all ranks call it at the same step and hear the same."""
@@ -66,5 +74,8 @@ class Interruption:
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return Request(int(flag))
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._flag = max(self._flag, REQUESTS[signal.Signals(signum)])
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        request = REQUESTS[signal.Signals(signum)]
+        if request is Request.STOP and not self.waits:
+            self.leave(request)
+        self._flag = max(self._flag, request)

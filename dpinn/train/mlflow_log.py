@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,14 @@ import yaml
 from lightning.pytorch import Trainer
 
 from dpinn.run_files import CHECKPOINT, CONFIG, EVALUATION
-from dpinn.track import MLflowRun, device_description, environment
+from dpinn.track import MLflowRun, device_description, environment, open_run
 from dpinn.train.module import PINNTraining
+
+CLOCK = "time/unix_s"
+"""When a line of a history was measured; in MLflow every value has its time."""
+
+NO_METRICS = ("step", CLOCK, "layers")
+"""What a line of a history holds besides."""
 
 
 def start_run(
@@ -23,13 +30,13 @@ def start_run(
     Args:
         experiment: its name.
         folder: of the run's files; gives the run its name.
-        run_id: of the run to go on with; None begins one.
+        run_id: of the run to go on with; if None that of the folder, or else a new one.
         config: the whole configuration, YAML.
         trainer: that trains.
         module: that is trained.
         device: that trains, for a person.
     """
-    run = MLflowRun.start(experiment, folder.name, run_id)
+    run = open_run(experiment, folder, run_id)
     run.log_params(yaml.safe_load(config) or {})
     data = trainer.datamodule.collocation  # type: ignore[attr-defined]
     tags = environment() | {
@@ -45,6 +52,29 @@ def start_run(
     run.set_tags(tags)
     run.log_text(config, CONFIG)
     return run
+
+
+def log_row(run: MLflowRun, row: Mapping[str, Any]) -> None:
+    """Log a line of a history."""
+    metrics = {name: value for name, value in row.items() if name not in NO_METRICS}
+    run.log_metrics(metrics, step=int(row["step"]), time_s=row.get(CLOCK))
+
+
+def log_again(
+    run: MLflowRun, rows: Iterable[Mapping[str, Any]], initial_errors: Mapping[str, float]
+) -> None:
+    """Offer a run all that its files hold; what the store has already is not sent again.
+
+    The store may have been away when it was measured, and the process is no more that kept it.
+    """
+    log_initial_errors(run, initial_errors)
+    for row in rows:
+        log_row(run, row)
+
+
+def log_initial_errors(run: MLflowRun, errors: Mapping[str, float]) -> None:
+    """Log the errors before the first step, by field."""
+    run.log_metrics({f"initial_error/{name}": e for name, e in errors.items()}, step=0)
 
 
 def log_result(run: MLflowRun, result: dict[str, Any], folder: Path, step: int) -> None:

@@ -6,17 +6,17 @@ import math
 import os
 import resource
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dpinn.analysis import Array
 from dpinn.errors import DpinnError
+from dpinn.launch.slurm import is_preempted
 from dpinn.report import reference_of, report, report_axes, summary
 from dpinn.run_files import (
     ALIGNMENT,
@@ -30,10 +30,18 @@ from dpinn.run_files import (
     write_atomically,
 )
 from dpinn.solution import load
-from dpinn.track import MLflowRun
+from dpinn.track import MLflowRun, Status
 from dpinn.train.alignment import Reading
 from dpinn.train.interruption import AGREE_EVERY, Interruption, Request
-from dpinn.train.mlflow_log import device_of, log_result, start_run
+from dpinn.train.mlflow_log import (
+    CLOCK,
+    device_of,
+    log_again,
+    log_initial_errors,
+    log_result,
+    log_row,
+    start_run,
+)
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
 from dpinn.train.stages import Stage
@@ -171,10 +179,10 @@ class Recorder(Callback):
         if trainer.global_step == 0:
             self._initial_errors = self._errors(pl_module)
             if self._run is not None:
-                named = {f"initial_error/{k}": v for k, v in self._initial_errors.items()}
-                self._run.log_metrics(named, step=0)
+                log_initial_errors(self._run, self._initial_errors)
         self._started = self._last_log = time.monotonic()
-        self.interruption.listen(signal.SIGTERM)
+        self.interruption.waits = True
+        self.interruption.listen()  # Lightning has put a handler of its own in place
 
     def _open(self, trainer: Trainer, module: PINNTraining, device: str) -> None:
         fresh = self.folder is None
@@ -196,6 +204,8 @@ class Recorder(Callback):
                     experiment, self.folder, self._run_id, self.config, trainer, module, device
                 )
                 self._run_id = self._run.run_id
+                rows = [*self._history.rows, *self._alignment.rows]
+                log_again(self._run, rows, self._initial_errors)
         except DpinnError:
             if fresh:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -219,10 +229,9 @@ class Recorder(Callback):
             row |= {f"error/{k}": v for k, v in self._errors(pl_module, stage).items()}
         if writes:
             self._log(trainer, row)
+        if self._run is not None:
+            self._run.log_system_metrics(step)
         if step % self.checkpoint_every == 0 or last:
-            if self._run is not None:
-                # What a checkpoint has behind it is not logged again by a resumed run.
-                self._run.flush()
             self._save(trainer)
         inner = trainer.datamodule.inner_steps  # type: ignore[attr-defined]
         if not last and step % (inner * math.ceil(AGREE_EVERY / inner)) == 0:
@@ -249,6 +258,7 @@ class Recorder(Callback):
         now = time.monotonic()
         steps = max(1, step - self._last_step)
         row = module.metrics()
+        row[CLOCK] = _now()
         row["time/step_ms"] = (now - self._last_log) / steps * 1e3
         row["time/optimizer_ms"] = module.stepper.optimizer_ms
         row["time/elapsed_s"] = self._seconds()
@@ -264,30 +274,33 @@ class Recorder(Callback):
     def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
         assert self._history is not None
         self._history.append(row)
-        metrics = {k: v for k, v in row.items() if k != "step"}
         if self._run is not None:
-            self._run.log_metrics(metrics, step=int(row["step"]))
+            log_row(self._run, row)
         bar = trainer.progress_bar_callback
         if isinstance(bar, TrainingProgress):
-            bar.shown["loss"] = metrics["loss/total"]
-            errors = {k: v for k, v in metrics.items() if k.startswith("error/")}
+            bar.shown["loss"] = row["loss/total"]
+            errors = {k: v for k, v in row.items() if k.startswith("error/")}
             bar.shown |= {k.replace("/", " "): v for k, v in errors.items()}
 
     def _log_alignment(self, reading: Reading) -> None:
         """In a file of its own, since it is of the first step of a batch, and has layers."""
         assert self._alignment is not None
         if reading.scores:
-            row = {"step": reading.step, **reading.scores, "layers": reading.layers}
+            clock = {"step": reading.step, CLOCK: _now()}
+            row = {**clock, **reading.scores, "layers": reading.layers}
             self._alignment.append(row)
             if self._run is not None:
-                self._run.log_metrics(reading.scores, step=reading.step)
+                log_row(self._run, row)
 
-    def _finish(self, status: Literal["FINISHED", "FAILED", "KILLED", "SCHEDULED"]) -> None:
+    def _finish(self, status: Status) -> None:
         """Close the MLflow run, with the layers' alignment as one artifact."""
         if self._run is not None:
+            assert self.folder is not None
             if self._alignment is not None and self._alignment.rows:
                 self._run.log_file(self._alignment.path)
-            self._run.finish(status)
+            is_kept = (self.folder / CHECKPOINT).exists()
+            later = f"; deliver them with: dpinn fit --resume {self.folder}" if is_kept else ""
+            self._run.finish(status, later)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was reached, from the checkpoint as anybody else would load it."""
@@ -295,7 +308,7 @@ class Recorder(Callback):
         if trainer.global_step < trainer.max_steps:
             self._stop_early(trainer)
             return
-        self.interruption.end_at(signal.SIGTERM)
+        self.interruption.waits = False
         predictions = self._predict_together(trainer, pl_module)
         _leave(trainer)
         if trainer.is_global_zero:
@@ -348,9 +361,10 @@ class Recorder(Callback):
         """Keep what was reached when a signal ends a run, or trainer.max_time."""
         self._save(trainer)
         _leave(trainer)
-        self._finish("SCHEDULED" if self.stopped is Request.REQUEUE else "KILLED")
         if trainer.is_global_zero:
-            to = " to be queued again" if self.stopped is Request.REQUEUE else ""
+            again = self.stopped is Request.REQUEUE or is_preempted(os.environ.get("SLURM_JOB_ID"))
+            self._finish("SCHEDULED" if again else "KILLED")
+            to = " to be queued again" if again else ""
             print(f"stopped at step {trainer.global_step}{to}{go_on_with(self.folder)}", flush=True)
 
     def on_exception(
@@ -373,6 +387,10 @@ def _leave(trainer: Trainer) -> None:
     """Tell who watches the other ranks that this one goes on without them."""
     if isinstance(trainer.strategy.launcher, WatchingLauncher):
         trainer.strategy.launcher.leaving.set()
+
+
+def _now() -> float:
+    return round(time.time(), 3)
 
 
 def _peak_memory_gb(device: torch.device) -> float:

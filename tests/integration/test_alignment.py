@@ -47,7 +47,9 @@ DOUBLE = {"trainer.precision": "64-true", "trainer.accelerator": "cpu"}
 
 
 def alignment_of(run: Path) -> dict[int, dict[str, Any]]:
+    """What was measured, by step; not when."""
     rows = [json.loads(line) for line in (run / "alignment.jsonl").read_text().splitlines()]
+    assert all(row.pop("time/unix_s") > 1e9 for row in rows)
     return {row.pop("step"): row for row in rows}
 
 

@@ -176,7 +176,7 @@ def test_lost_shards_are_damage_as_well(work: Any) -> None:
     for outcome in outcomes:
         assert outcome.returncode == 0, outcome.stderr
     assert f"resuming {RUN} at step 20" in outcomes[0].stdout
-    assert sum("previous.ckpt is used instead" in outcome.stderr for outcome in outcomes) == 1
+    assert "previous.ckpt is used instead" in outcomes[0].stderr
     assert {s.name for s in shards.glob("shards-*")} == {"shards-40", "shards-60"}
 
 

@@ -103,6 +103,19 @@ def test_loaded_state_does_not_share_memory_with_the_dictionary():
         assert torch.equal(entry["first_moment"], saved["state"][key]["first_moment"])
 
 
+def test_a_refresh_on_a_stream_of_its_own_has_ended_before_a_load_takes_its_memory(monkeypatch):
+    parameters = parameters_of()
+    optimizer = SOAP(parameters, overlap=True)
+    train(optimizer, parameters, range(3))
+    saved, before = through_file(optimizer.state_dict()), optimizer._shards
+    still_there = []
+    monkeypatch.setattr(
+        optimizer._streams, "wait", lambda: still_there.append(optimizer._shards is before)
+    )
+    optimizer.load_state_dict(saved)
+    assert still_there == [True]
+
+
 def test_slabs_give_what_one_parameter_at_a_time_gives():
     together = parameters_of([(6, 6)] * 4)
     train(SOAP(together, lr=1e-2), together, range(20))

@@ -2,13 +2,8 @@
 
 import contextlib
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +11,8 @@ import pytest
 
 from dpinn.track import MLflowRun, solution_figure
 from dpinn.track.store import connect
+
+from ..mlflow_server import MLflowServer, free_port
 
 MLFLOW_LIMITS = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
 
@@ -30,12 +27,6 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def made_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store, to be copied."""
@@ -44,36 +35,10 @@ def made_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
-class Server:
-    """A plain ``mlflow server`` in a folder where a run was logged without any server."""
+class Server(MLflowServer):
+    """Serves a folder where a run was logged without any server."""
 
-    def __init__(self, folder: Path, run_id: str):
-        self.run_id = run_id
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def wait(self, seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/health", timeout=2)
-                return
-            time.sleep(0.2)
-        pytest.fail("the MLflow server did not start")
-
-    def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+    run_id: str
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +57,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         run.finish()
     finally:
         os.chdir(back)
-    server = Server(folder, run.run_id)
+    server = Server(folder)
+    server.run_id = run.run_id
     try:
         server.wait()
         yield server

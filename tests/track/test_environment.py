@@ -57,6 +57,16 @@ def test_git_state_is_empty_outside_a_repository_and_without_git(
     assert git_state(Path(__file__).parent) == {}
 
 
+def test_a_job_of_slurm_is_told_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert not any(tag.startswith("slurm/") for tag in environment())
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    found = {k: v for k, v in environment().items() if k.startswith("slurm/")}
+    assert found == {"slurm/job_id": "4711", "slurm/restarts": "2"}
+
+
 def test_the_environment_is_flat_text() -> None:
     found = environment()
     assert all(isinstance(k, str) and isinstance(v, str) and v for k, v in found.items())

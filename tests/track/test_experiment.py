@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from dpinn.errors import DpinnError
 from dpinn.track.experiment import Experiment, TrackedRun
 
-from .conftest import free_port
+from ..mlflow_server import free_port
 from .experiments import log_run, made_run, optimizer_params, series, use_store
 
 

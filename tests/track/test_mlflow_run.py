@@ -12,9 +12,10 @@ from mlflow.tracking import MlflowClient
 
 from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.track import MLflowRun, curves_figure, download_artifact
-from dpinn.track.mlflow_run import flatten
+from dpinn.track.naming import flatten
 
-from .conftest import Line, Server, free_port
+from ..mlflow_server import free_port
+from .conftest import Line, Server
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,14 @@ def test_a_continued_run_has_no_step_twice_and_keeps_its_parameters() -> None:
     assert stored(first.run_id).info.status == "FINISHED"
 
 
+def test_values_keep_the_time_at_which_they_were_measured() -> None:
+    run = MLflowRun.start("e", "n")
+    run.log_metrics({"loss/pde": 1.0}, 1, time_s=1.7e9 + 0.123)
+    run.finish()
+    (value,) = client().get_metric_history(run.run_id, "loss/pde")
+    assert value.timestamp == 1_700_000_000_123
+
+
 def test_nan_and_infinite_values_are_kept() -> None:
     run = MLflowRun.start("e", "n")
     for step, value in enumerate([math.nan, math.inf, -math.inf, float(np.float32(1.5))]):
@@ -130,13 +139,15 @@ def test_long_values_and_strange_keys_are_made_to_fit() -> None:
 def test_logging_is_cheap() -> None:
     run = MLflowRun.start("e", "n")
     metrics = {f"loss/{i}": 1.0 for i in range(15)}
-    before = time.perf_counter()
+    seconds = []
     for step in range(500):
+        before = time.perf_counter()
         run.log_metrics(metrics, step)
-    per_call = (time.perf_counter() - before) / 500
+        seconds.append(time.perf_counter() - before)
     run.finish()
     assert steps(run.run_id, "loss/14") == list(range(500))
-    assert per_call < 1e-3  # measured 1e-5; MLflow's own call takes 5e-3
+    # Measured 1e-5; MLflow's own call takes 5e-3. Others may have the machine now and then.
+    assert np.median(seconds) < 1e-3
 
 
 def test_an_unknown_run_is_an_error() -> None:
@@ -235,7 +246,7 @@ def test_a_requeued_run_goes_on_while_the_server_is_away(line: Line, server: Ser
         first.log_metrics({"loss/pde": 1.0}, step)
     first.finish("KILLED")
     line.cut()
-    with pytest.warns(DpinnWarning, match="goes on, and what it logs is sent"):
+    with pytest.warns(DpinnWarning, match="goes on, and what it logs is kept"):
         again = MLflowRun.start("requeued", "n", first.run_id, line.url)
     again.log_params({"batch": 128})
     for step in range(3, 8):
@@ -248,11 +259,15 @@ def test_a_requeued_run_goes_on_while_the_server_is_away(line: Line, server: Ser
     assert again.url.endswith(f"/runs/{first.run_id}")
 
 
-def test_a_server_that_stays_away_ends_with_a_warning_not_an_error() -> None:
+def test_a_server_that_stays_away_ends_with_a_warning_not_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dpinn.track.mlflow_run.STOP_TIMEOUT_S", 1.0)
     with pytest.warns(DpinnWarning, match="goes on"):
         run = MLflowRun.start("e", "n", "0" * 32, f"http://127.0.0.1:{free_port()}")
     run.log_metrics({"loss/pde": 1.0}, 1)
-    with pytest.warns(DpinnWarning, match="is away"):
+    with pytest.warns(DpinnWarning, match="nothing reaches"):
         run.flush()
-    with pytest.warns(DpinnWarning, match=r"3 values and files of run 0+ were not delivered"):
-        run.finish("FAILED", timeout_s=1.0)
+    lost = r"3 values and files of the MLflow run 0+ did not reach http://127.0.0.1:\d+; call again"
+    with pytest.warns(DpinnWarning, match=lost):
+        run.finish("KILLED", "; call again")

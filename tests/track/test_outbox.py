@@ -63,7 +63,9 @@ def test_an_outage_warns_once_and_loses_nothing(store: Store) -> None:
     store.outbox.flush(5)
     store.away = True
     store.log([2])
-    with pytest.warns(DpinnWarning, match="is away .nobody there."):
+    with pytest.warns(
+        DpinnWarning, match="nothing reaches the MLflow store a store .nobody there.; training"
+    ):
         assert not store.outbox.flush(5)
     with warnings.catch_warnings(action="error"):
         store.log([3])
@@ -79,6 +81,22 @@ def test_errands_keep_their_place_between_values(store: Store) -> None:
     store.log([3])
     assert store.outbox.flush(5)
     assert store.taken == [1, 2, "file", 3]
+
+
+def test_a_file_that_fails_holds_up_no_value_and_is_tried_again(store: Store) -> None:
+    def upload() -> None:
+        if 3 not in store.taken:
+            raise ConnectionError("no login")
+        store.taken.append("file")
+
+    store.outbox.put_file(upload)
+    store.log([1, 2])
+    with pytest.warns(DpinnWarning, match="no file reaches .* .no login.; training goes on"):
+        assert not store.outbox.flush(5)
+    assert store.taken == [1, 2]
+    store.log([3])
+    assert store.outbox.flush(5)
+    assert store.taken == [1, 2, 3, "file"]
 
 
 def test_a_refused_value_does_not_take_the_others_with_it(store: Store) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from dpinn.errors import DpinnError
 from dpinn.track import MLflowRun, download_artifact
-from dpinn.track.store import database_file, resolve_tracking_uri, shown_uri
+from dpinn.track.failures import shown_uri
+from dpinn.track.store import database_file, resolve_tracking_uri
 
-from .conftest import free_port
+from ..mlflow_server import free_port
 
 BOUND_S = 15.0
 
