@@ -37,12 +37,12 @@ def require_points(settings: Configured, ranks: int) -> None:
 
 
 def soap_summary(settings: Configured, resources: Resources) -> str | None:
-    """SOAP's state on the ranks in one line; None for another optimizer.
+    """SOAP's state on the ranks in one line; None where there is nothing to share.
 
     Warns where some ranks would own none of it.
     """
     soap = soap_of(settings.optimizer())
-    if soap is None:
+    if soap is None or resources.ranks == 1:
         return None
     groups = {"world": None, "node": resources.tasks_per_node, "none": 1}
     ranks_per_group = groups[settings.module.shard]

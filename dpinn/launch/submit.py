@@ -61,8 +61,9 @@ def submit_command(arguments: list[str]) -> tuple[dict[str, Any], str, bool]:
     log = run / f"slurm-{job}{'_*' if tasks else ''}.log"
     result = {"job_id": job, "run": str(run), "log": str(log), "ranks": resources.ranks}
     lines = [
-        f"job {job}: {resources.job_name} on {resources.nodes} nodes x {resources.tasks_per_node} "
-        f"ranks{f', {len(tasks)} tasks' if tasks else ''}",
+        f"job {job}: {resources.job_name} on {_count(resources.nodes, 'node')} with "
+        f"{_count(resources.tasks_per_node, 'rank')} each"
+        f"{f', {len(tasks)} trainings' if tasks else ''}",
         f"  run     {run}",
         f"  log     {log}",
     ]
@@ -197,6 +198,10 @@ def _submit(
                 _put_back(run / name, before.get(name))
         raise
     return run, job, pages
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _folder(run: Path) -> Path:
