@@ -33,6 +33,8 @@ driver = "overlay"
 graphroot = "$folder/storage"
 runroot = "$folder/storage/run"
 END
+mkdir "$folder/tmp"
+export TMPDIR=$folder/tmp
 buildah info >/dev/null 2>&1 || sed -i 's/overlay/vfs/' "$CONTAINERS_STORAGE_CONF"
 
 # The mirror that apt uses here, where this is the same release of Debian.

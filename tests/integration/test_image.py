@@ -1,16 +1,20 @@
 """The images of ``docker/``: what is written there, and the one for CPUs, built and used."""
 
 import configparser
+import http.client
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -209,6 +213,53 @@ def test_wrong_usage_of_the_scripts_is_one_sentence(arguments: list[str], senten
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert sentence in line
+
+
+@pytest.mark.slow
+def test_the_tracking_server_starts_as_compose_says_and_answers_to_its_names_only(
+    services: dict[str, Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    """Its database apart, which is a file here."""
+    server = services["mlflow"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def here(words: list[str]) -> list[str]:
+        changed = (word.replace("5000", port).replace("0.0.0.0", "127.0.0.1") for word in words)
+        return [word.replace("/artifacts", str(tmp_path / "artifacts")) for word in changed]
+
+    backend = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    hosts = server["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    names = hosts.replace("${MLFLOW_HOSTS:-localhost}", "tracking.example:5000")
+    process = subprocess.Popen(
+        here(server["command"]),
+        env=os.environ
+        | {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_SERVER_ALLOWED_HOSTS": names},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        check = here(server["healthcheck"]["test"][1:])
+
+        def healthy() -> bool:
+            return subprocess.run(check, stderr=subprocess.DEVNULL).returncode == 0
+
+        def answer(host: str) -> int:
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+            url = "/api/2.0/mlflow/experiments/search?max_results=1"
+            connection.request("GET", url, headers={"Host": host})
+            return connection.getresponse().status
+
+        wait_until(healthy, "the server", 600)
+        asked_by_the_training = services["train"]["environment"]["MLFLOW_TRACKING_URI"]
+        assert answer(urlsplit(asked_by_the_training).netloc) == 200
+        assert answer("tracking.example:5000") == 200
+        assert answer("elsewhere.example:5000") == 403
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture(scope="module")
