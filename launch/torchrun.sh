@@ -49,6 +49,7 @@ require_python_with dpinn "pip install -c constraints.txt ."
 ranks=$(ranks_per_node)
 share_cores "$ranks"
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
-# A run that broke off goes on by --resume, with any number of ranks: no restarts.
+# No restarts: a run that broke off goes on by --resume, with any number of ranks. The -- keeps
+# torchrun from taking --run for the beginning of --run-path.
 start python -m dpinn.launch.torchrun "${meeting[@]}" --nproc-per-node "$ranks" --max-restarts 0 \
-    --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 -m dpinn "${fit[@]}"
+    --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 -m -- dpinn "${fit[@]}"
