@@ -243,7 +243,7 @@ class MLflowRun:
         if left:
             warnings.warn(
                 f"{left} values and files of the MLflow run {self._run_id} did not reach "
-                f"{shown_uri(self._client.tracking_uri)}{later}",
+                f"{shown_uri(self._client.tracking_uri)} ({self._outbox.last_failure}){later}",
                 DpinnWarning,
                 stacklevel=2,
             )

@@ -44,6 +44,9 @@ class Outbox:
             warning) from an outage (everything waits).
         store: what warnings call the store.
         reason: says in a few words why a request failed.
+
+    Attributes:
+        last_failure: why the last attempt that failed did so.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Outbox:
         self._failures = 0
         self._urgent = False
         self._closed = False
+        self.last_failure = "no answer yet"
         self._told: deque[str] = deque()  # by the thread, for the next caller to warn of
         self._known: set[str] = set()
         self._thread: threading.Thread | None = None
@@ -153,8 +157,9 @@ class Outbox:
                     batch[0]()
             except Exception as error:
                 if not self._is_refusal(error):
+                    self.last_failure = self._reason(error)
                     self._tell(
-                        f"{what} reaches the MLflow store {self._store} ({self._reason(error)}); "
+                        f"{what} reaches the MLflow store {self._store} ({self.last_failure}); "
                         "training goes on, and what is logged is kept and sent later",
                         kind=what,
                     )
