@@ -39,6 +39,8 @@ SIGNS = (
     "Broken pipe",
     "Timed out waiting",
     "Timed out after",
+    "timeout caused pair closure",
+    "Connection timed out",
     "gloo",
     "NCCL",
     "Socket",

@@ -15,10 +15,18 @@ NCCL = (
     "Exception raised from checkForNCCLErrorsInternal"
 )
 
+CUT_OFF = (
+    "Application timeout caused pair closure",
+    "Timed out waiting 12000ms for recv operation to complete",
+)
+"""What gloo says, without its name, where the other host no longer answers."""
+
 
 def test_gloos_and_nccls_errors_become_one_short_sentence() -> None:
     assert lost_contact(RuntimeError(GLOO)) == "Connection closed by peer [127.0.0.1]:42"
     assert lost_contact(dist.DistBackendError(NCCL)) == "NCCL communicator was aborted on rank 1"
+    for message in CUT_OFF:
+        assert lost_contact(RuntimeError(message)) == message
 
 
 def test_other_errors_are_none_of_them() -> None:
