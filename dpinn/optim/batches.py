@@ -1,8 +1,9 @@
 """Products and decompositions of stacked matrices whose bits do not depend on the stack.
 
-Batched kernels may round otherwise for another number of matrices, and CPU kernels for a matrix
-that starts off a cache line. Here every kernel sees batches of one width, which follows from shape
-and device alone, so that a rank with three matrices computes each as a rank with thirty does.
+Batched kernels may round otherwise for another number of matrices, kernels for a matrix that starts
+off a cache line, and CUDA's decompositions for one that starts otherwise than the others of its
+batch. Here every kernel sees batches of one width, which follows from shape and device alone, so
+that a rank with three matrices computes each as a rank with thirty does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,9 @@ from torch import Tensor
 
 CACHE_LINE = 64
 """Bytes; where MKL's kernels are told to start for reproducible results."""
+
+VECTOR = 16
+"""Bytes that a GPU loads at once, of a matrix that starts at a multiple of them."""
 
 ENTRIES_THAT_FILL_A_GPU = 2**21
 WIDEST_BATCH = 16
@@ -82,6 +86,8 @@ def in_batches(function: Callable[..., tuple[Tensor, ...]], *stacks: Tensor) -> 
     """A function of stacks ``[B, ...]`` to stacks, called on batches of the fixed width."""
     count, *shape = stacks[0].shape
     width = batch_width(shape[0], shape[1], stacks[0].device)
+    if shape[0] * shape[1] * stacks[0].element_size() % VECTOR:
+        width = 1  # else the matrices of a batch start differently
     results = [function(*parts) for parts in _batches(width, *stacks)]
     if len(results) == 1:
         return tuple(part[:count] for part in results[0])
@@ -91,8 +97,9 @@ def in_batches(function: Callable[..., tuple[Tensor, ...]], *stacks: Tensor) -> 
 def _fill(result: Tensor, kernel: Callable[..., Tensor], *stacks: Tensor) -> None:
     """Write ``kernel`` of each batch of the stacks into ``result``."""
     width = batch_width(result.shape[1], result.shape[2], result.device)
-    in_place = _starts_on_cache_lines(result)
-    if in_place and result.shape[0] == width and all(map(_starts_on_cache_lines, stacks)):
+    in_place = _starts_on_cache_lines(result, width)
+    aligned = all(_starts_on_cache_lines(stack, width) for stack in stacks)
+    if in_place and aligned and result.shape[0] == width:
         kernel(*stacks, out=result)
         return
     for target, parts in zip(_split(result, width), _batches(width, *stacks), strict=True):
@@ -104,7 +111,7 @@ def _fill(result: Tensor, kernel: Callable[..., Tensor], *stacks: Tensor) -> Non
 
 def _batches(width: int, *stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Batches of ``width`` matrices; the last is filled up with zeros."""
-    aligned = [_starts_on_cache_lines(stack) for stack in stacks]
+    aligned = [_starts_on_cache_lines(stack, width) for stack in stacks]
     all_aligned = all(aligned)
     for parts in zip(*(_split(stack, width) for stack in stacks), strict=True):
         if (missing := width - parts[0].shape[0]) > 0:
@@ -129,9 +136,8 @@ def _split(stack: Tensor, width: int) -> Sequence[Tensor]:
     return stack.unsqueeze(1).unbind() if width == 1 else stack.split(width)
 
 
-def _starts_on_cache_lines(stack: Tensor) -> bool:
-    """Whether every matrix of the stack does; on other devices than CPUs it does not matter."""
-    if stack.device.type != "cpu":
-        return True
-    step = stack.stride(0) * stack.element_size() if stack.shape[0] > 1 else 0
+def _starts_on_cache_lines(stack: Tensor, width: int) -> bool:
+    """Whether every batch of the stack does."""
+    several = stack.shape[0] > width
+    step = stack.stride(0) * stack.element_size() * width if several else 0
     return stack.data_ptr() % CACHE_LINE == 0 and step % CACHE_LINE == 0

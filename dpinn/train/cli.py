@@ -243,6 +243,8 @@ def _quieten() -> None:
         ".*resuming from a checkpoint that ended before the epoch.*",
         ".*isn't a stateful dataloader.*",
         ".*LightningCLI's args parameter.*",
+        # Its advice would ruin the accuracy.
+        ".*TensorFloat32 tensor cores.*",
         ".*srun. command is available on your system but is not used.*",
         ".*treespec, LeafSpec.* is deprecated.*",
         # Gradients are set to None before every step, which breaks the cycle.

@@ -64,8 +64,11 @@ def compile_loss(
         that the compiler cannot trace, or whose gradient it gets wrong.
     """
     import torch._functorch.config
+    import torch._inductor.config
 
-    compiled = torch.compile(sums, fullgraph=True, dynamic=False)
+    # Else kernels on a GPU are chosen by timing them, and a resumed run may round otherwise.
+    chosen = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else {}
+    compiled = torch.compile(sums, fullgraph=True, dynamic=False, options=chosen)
 
     def call(points: Mapping[str, Tensor]) -> Tensor:
         with torch._functorch.config.patch(donated_buffer=False):

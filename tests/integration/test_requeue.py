@@ -75,9 +75,11 @@ def assert_every_step_is_there_once(work: Any) -> None:
     assert steps == Counter(range(10, 210, 10))
 
 
-def restarted(slurm: Any, job: str, times: int, *, wait_until: Any) -> None:
-    """Wait until the job is queued again, and let it begin at once."""
+def restarted(slurm: Any, job: str, times: int, *changes: str, wait_until: Any) -> None:
+    """Wait until the job is queued again, change it, and let it begin at once."""
     wait_until(lambda: int(slurm.field(job, "Restarts")) == times, f"restart {times} of {job}")
+    if changes:
+        slurm.scontrol("update", f"JobId={job}", *changes)
     if slurm.state(job) == "PENDING":
         slurm.scontrol("update", f"JobId={job}", "StartTime=now")
 
@@ -123,11 +125,10 @@ def test_a_job_outlives_its_time_limit_preemption_and_a_node_and_goes_on_with_le
     # Its time is nearly up: SLURM itself sends the signal.
     wait_until(lambda: step_logged(run) >= 10, "the first steps")
     cluster.scontrol("update", f"JobId={job}", "TimeLimit=1")
-    restarted(cluster, job, 1, wait_until=wait_until)
+    restarted(cluster, job, 1, "TimeLimit=10", wait_until=wait_until)
     assert mlflow_runs(work) == ["SCHEDULED"]
     saved = [step_saved(run)]
     assert saved[0] % 100 != 0
-    cluster.scontrol("update", f"JobId={job}", "TimeLimit=10")
 
     # A job of more importance takes its nodes.
     wait_until(lambda: step_logged(run) > saved[0], "steps after the first return")

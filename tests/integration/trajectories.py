@@ -55,7 +55,9 @@ def different(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def assert_same_run(pair: Pair) -> None:
-    checkpoints = [torch.load(run / "checkpoints/last.ckpt") for run in (pair.whole, pair.resumed)]
+    checkpoints = [
+        torch.load(run / "checkpoints/last.ckpt", "cpu") for run in (pair.whole, pair.resumed)
+    ]
     for part in ("global_step", "compiled", "state_dict", "optimizer_states", "solution", "course"):
         assert different(checkpoints[0].get(part), checkpoints[1].get(part), part) == []
     assert values_of(pair.whole) == values_of(pair.resumed)
