@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -67,7 +67,9 @@ def compile_loss(
     import torch._inductor.config
 
     # Else kernels on a GPU are chosen by timing them, and a resumed run may round otherwise.
-    chosen = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else {}
+    chosen: dict[str, Any] = {}
+    if hasattr(torch._inductor.config, "deterministic"):
+        chosen["deterministic"] = True
     compiled = torch.compile(sums, fullgraph=True, dynamic=False, options=chosen)
 
     def call(points: Mapping[str, Tensor]) -> Tensor:

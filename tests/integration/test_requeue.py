@@ -118,14 +118,16 @@ def test_a_job_outlives_its_time_limit_preemption_and_a_node_and_goes_on_with_le
     cluster: Any, workplace: Any, wait_until: Any
 ) -> None:
     work = prepared(workplace(), cluster)
-    options = ("--nodes", 2, "--gpus-per-node", 1, "--partition", "low", "--grace", 60)
-    submitted = submit(work, *options, "--tracking.mlflow", "true", "--time", "10:00", pause="0.5")
+    options = ("--nodes", 2, "--gpus-per-node", 1, "--partition", "low", "--grace", 130)
+    submitted = submit(work, *options, "--tracking.mlflow", "true", "--time", "30:00", pause="0.5")
     job, run = submitted["job_id"], Path(submitted["run"])
 
     # Its time is nearly up: SLURM itself sends the signal.
     wait_until(lambda: step_logged(run) >= 10, "the first steps")
-    cluster.scontrol("update", f"JobId={job}", "TimeLimit=1")
-    restarted(cluster, job, 1, "TimeLimit=10", wait_until=wait_until)
+    hours, minutes, _ = cluster.field(job, "RunTime").split(":")
+    nearly = 60 * int(hours) + int(minutes) + 2  # at most two minutes are left
+    cluster.scontrol("update", f"JobId={job}", f"TimeLimit={nearly}")
+    restarted(cluster, job, 1, "TimeLimit=30", wait_until=wait_until)
     assert mlflow_runs(work) == ["SCHEDULED"]
     saved = [step_saved(run)]
     assert saved[0] % 100 != 0

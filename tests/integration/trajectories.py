@@ -55,13 +55,11 @@ def different(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def assert_same_run(pair: Pair) -> None:
-    checkpoints = [
-        torch.load(run / "checkpoints/last.ckpt", "cpu") for run in (pair.whole, pair.resumed)
-    ]
+    runs = (pair.whole, pair.resumed)
+    checkpoints = [torch.load(run / "checkpoints/last.ckpt", "cpu") for run in runs]
     for part in ("global_step", "compiled", "state_dict", "optimizer_states", "solution", "course"):
         assert different(checkpoints[0].get(part), checkpoints[1].get(part), part) == []
     assert values_of(pair.whole) == values_of(pair.resumed)
-    results = [json.loads((run / "evaluation.json").read_text()) for run in
-               (pair.whole, pair.resumed)]  # fmt: skip
+    results = [json.loads((run / "evaluation.json").read_text()) for run in runs]
     for key in ("error/u", "residual/pde", "residual/ic", "steps"):
         assert results[0][key] == results[1][key]
