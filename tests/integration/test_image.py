@@ -285,6 +285,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # two gigabytes are fetched, unpacked and stored
 def test_any_user_trains_in_the_image_and_writes_nothing_into_it(image: Path) -> None:
     """As under Apptainer: the caller's number, home and current folder; the rest is read-only."""
     script = """
