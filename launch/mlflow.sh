@@ -10,7 +10,7 @@
 #                                 0.0.0.0 lets in all that reach this machine; ask for a password
 # MLFLOW_PORT                     5000 if not set
 # MLFLOW_BACKEND_STORE_URI        database, as SQLAlchemy names it:
-#                                 postgresql://USER:PASSWORD@HOST/DATABASE; sqlite:///mlflow.db in
+#                                 postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE; sqlite:///mlflow.db in
 #                                 the current folder if not set
 # MLFLOW_ARTIFACTS_DESTINATION    folder or bucket for files; ./mlartifacts if not set
 # MLFLOW_SERVER_ALLOWED_HOSTS     names under which clients may call this machine; private addresses
