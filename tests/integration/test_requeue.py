@@ -76,12 +76,10 @@ def assert_every_step_is_there_once(work: Any) -> None:
 
 
 def restarted(slurm: Any, job: str, times: int, *changes: str, wait_until: Any) -> None:
-    """Wait until the job is queued again, change it, and let it begin at once."""
+    """Wait until the job is queued again, and change it."""
     wait_until(lambda: int(slurm.field(job, "Restarts")) == times, f"restart {times} of {job}")
     if changes:
         slurm.scontrol("update", f"JobId={job}", *changes)
-    if slurm.state(job) == "PENDING":
-        slurm.scontrol("update", f"JobId={job}", "StartTime=now")
 
 
 def test_a_job_that_is_told_to_save_and_comes_back_is_bitwise_the_uninterrupted_run(
