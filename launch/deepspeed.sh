@@ -47,6 +47,9 @@ ranks=$(ranks_per_node)
 share_cores "$ranks"
 # The command `deepspeed` starts this launcher too, but keeps signals from it.
 if [[ -n ${CUDA_VISIBLE_DEVICES-} ]]; then
+    visible=$(tr , '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
+    ((visible >= ranks)) || fail "NPROC_PER_NODE is $ranks, but CUDA_VISIBLE_DEVICES names \
+$visible GPUs, $CUDA_VISIBLE_DEVICES; make them fit"
     gpus=$(cut -d, -f"1-$ranks" <<<"$CUDA_VISIBLE_DEVICES")
 else
     gpus=$(seq -s, 0 $((ranks - 1)))

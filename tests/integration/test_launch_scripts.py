@@ -279,6 +279,15 @@ def test_a_hostfile_that_does_not_exist(work: Any) -> None:
     assert sentence.startswith("there is no hostfile hosts; give a file with a line NAME slots=")
 
 
+def test_more_processes_than_visible_gpus(work: Any) -> None:
+    work.config()
+    environment = {"NPROC_PER_NODE": "3", "CUDA_VISIBLE_DEVICES": "4,6", "MASTER_PORT": free_port()}
+    sentence = mistake(work, "deepspeed.sh", "tiny.yaml", **environment)
+    assert sentence == (
+        "NPROC_PER_NODE is 3, but CUDA_VISIBLE_DEVICES names 2 GPUs, 4,6; make them fit"
+    )
+
+
 def test_a_node_without_a_gpu_asks_for_the_number_of_processes(work: Any) -> None:
     work.config()
     environment = {"CUDA_VISIBLE_DEVICES": "", "NPROC_PER_NODE": ""}
