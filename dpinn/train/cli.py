@@ -86,6 +86,8 @@ class DpinnCLI(LightningCLI):
         ranks = launched(os.environ)
         if ranks is None:
             options["plugins"].append(LightningEnvironment())
+            self._require_no_other_nodes()
+            options["num_nodes"] = trainer.num_nodes
             self._remark_on_unused_tasks()
         else:
             require_visible_devices(ranks, trainer.accelerator)
@@ -108,6 +110,19 @@ class DpinnCLI(LightningCLI):
                     f"ranks, {ranks.local_world_size} on each node; leave it out"
                 )
             trainer[key] = number
+
+    def _require_no_other_nodes(self) -> None:
+        """Nobody starts ranks on other nodes; a run that had some goes on without them."""
+        trainer = self._get(self.config, "trainer")
+        if trainer.num_nodes == 1 or "MASTER_ADDR" in os.environ:
+            return
+        stated = value_of(self.call.arguments, "--trainer.num_nodes")
+        if stated is not None or "--ckpt_path" not in self.call.arguments:
+            raise DpinnError(
+                f"trainer.num_nodes is {trainer.num_nodes}, but nothing has started ranks on other "
+                "nodes; use launch/torchrun.sh on each, or `dpinn submit`"
+            )
+        trainer["num_nodes"] = 1
 
     def _remark_on_unused_tasks(self) -> None:
         tasks = unused_tasks(os.environ)

@@ -49,6 +49,37 @@ def test_another_number_of_devices_on_the_command_line_is_a_mistake(work: Any) -
     assert work.left == set()
 
 
+def test_other_nodes_do_not_start_by_themselves(work: Any) -> None:
+    work.config()
+    outcome = work(*FIT, "--trainer.num_nodes", 2)
+    assert "trainer.num_nodes is 2, but nothing has started ranks on other nodes" in (
+        outcome.sentence
+    )
+    assert work.left == set()
+
+
+def test_a_run_of_two_nodes_goes_on_without_the_other(work: Any, port: int) -> None:
+    work.config({"trainer.max_steps": 10})
+    nodes = [
+        torch_variables(
+            rank,
+            port,
+            LOCAL_RANK="0",
+            LOCAL_WORLD_SIZE="1",
+            GROUP_RANK=str(rank),
+            DPINN_COLLECTIVE_TIMEOUT_S="120",
+        )
+        for rank in range(2)
+    ]
+    for started in [work.start(*FIT, **variables) for variables in nodes]:
+        outcome = started.wait()
+        assert outcome.returncode == 0, outcome.stderr
+    assert "num_nodes: 2\n" in (work.run_folder() / "config.yaml").read_text()
+    outcome = work("fit", "--resume", work.run_folder(), "--trainer.max_steps", 20)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "num_nodes: 1\n" in (work.run_folder() / "config.yaml").read_text()
+
+
 def test_an_address_that_nobody_knows(work: Any, port: int) -> None:
     work.config()
     outcome = work(*FIT, **torch_variables(1, port, MASTER_ADDR="nowhere.invalid"))
