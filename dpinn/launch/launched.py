@@ -94,8 +94,8 @@ def _from_torch(by: str, variables: Mapping[str, str], local_size: str, node: st
 
 
 def _is_srun_task(variables: Mapping[str, str]) -> bool:
-    # The job's own shell has a rank as well, but is no step of several tasks.
-    return "SLURM_PROCID" in variables and int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    # A job's own shell has a rank as well, but is no step; a shell by hand is one, with a terminal.
+    return "SLURM_STEP_NUM_TASKS" in variables and "SLURM_PTY_PORT" not in variables
 
 
 def _from_slurm(variables: Mapping[str, str]) -> Launched:

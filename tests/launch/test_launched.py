@@ -66,13 +66,26 @@ def test_each_launcher_tells_the_same(variables: dict[str, str], by: str, addres
     [
         {},
         {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
-        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1"},
+        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PTY_PORT": "1"},
         {"MASTER_ADDR": "localhost", "LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"},
     ],
-    ids=["nothing", "a job's own shell", "one task", "a child of Lightning's launcher"],
+    ids=["nothing", "a job's own shell", "a shell on a node", "a child of Lightning's launcher"],
 )
 def test_a_process_that_no_launcher_has_started(variables: dict[str, str]) -> None:
     assert launched(variables) is None
+
+
+def test_a_single_task_is_one_rank_whatever_a_file_says() -> None:
+    one = {
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_NUM_TASKS": "1",
+        "SLURM_STEP_TASKS_PER_NODE": "1",
+        "SLURM_STEP_NODELIST": "n1",
+    }
+    found = launched(one)
+    assert (found.world_size, found.num_nodes, found.address) == (1, 1, "n1")
 
 
 def test_two_jobs_meet_at_two_ports() -> None:
