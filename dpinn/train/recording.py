@@ -23,7 +23,6 @@ from dpinn.run_files import (
     CHECKPOINT,
     CONFIG,
     METRICS,
-    PREVIOUS,
     RUNS,
     History,
     new_run_folder,
@@ -44,8 +43,8 @@ from dpinn.train.mlflow_log import (
 )
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
+from dpinn.train.saving import Checkpoints
 from dpinn.train.stages import Stage
-from dpinn.train.strategies import ReplicatedStrategy
 from dpinn.train.strategies.lost_rank import WatchingLauncher, go_on_with, lost_contact
 from dpinn.train.watching import Watch, predict_together
 
@@ -82,7 +81,6 @@ class Recorder(Callback):
         self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
         self.mlflow = mlflow
-        self.sharded_checkpoints = sharded_checkpoints
         self.config = ""
         self.folder: Path | None = None
         self.result: dict[str, Any] | None = None
@@ -96,7 +94,7 @@ class Recorder(Callback):
         self.interruption = Interruption()
         self.stopped = Request.NONE
         self._device = ""
-        self._saved_step = -1
+        self._checkpoints = Checkpoints(sharded_checkpoints)
         self._ended = False
 
     # --- the state that a checkpoint carries ----------------------------------------------
@@ -128,7 +126,7 @@ class Recorder(Callback):
         self._seconds_before = float(run.get("seconds", 0.0))
         self._initial_errors = dict(run.get("initial_errors", {}))
         self._device = str(run.get("device", ""))
-        self._saved_step = int(checkpoint["global_step"])
+        self._checkpoints.step = int(checkpoint["global_step"])
 
     # --- the course of a run --------------------------------------------------------------
 
@@ -188,11 +186,7 @@ class Recorder(Callback):
         fresh = self.folder is None
         if self.folder is None:
             self.folder = new_run_folder(self.output, module.problem.name)
-        for part in (self.folder / CHECKPOINT).parent.glob(".*.part"):
-            part.unlink()  # of a write that was killed
-        previous = self.folder / PREVIOUS
-        if trainer.ckpt_path == str(previous):
-            os.replace(previous, self.folder / CHECKPOINT)  # instead of a damaged one
+        self._checkpoints.tidy(self.folder, trainer.ckpt_path)  # type: ignore[arg-type]
         try:
             text = self.config.encode()
             write_atomically(self.folder / CONFIG, lambda file: file.write(text))
@@ -232,27 +226,12 @@ class Recorder(Callback):
         if self._run is not None:
             self._run.log_system_metrics(step)
         if step % self.checkpoint_every == 0 or last:
-            self._save(trainer)
+            assert self.folder is not None
+            self._checkpoints.save(trainer, self.folder)
         inner = trainer.datamodule.inner_steps  # type: ignore[attr-defined]
         if not last and step % (inner * math.ceil(AGREE_EVERY / inner)) == 0:
             self.stopped = self.interruption.agreed(pl_module.device)
             trainer.should_stop = trainer.should_stop or self.stopped is not Request.NONE
-
-    def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint; the one before it stays."""
-        assert self.folder is not None
-        if trainer.global_step == self._saved_step:
-            return  # written already, and the shards of it must not be written over
-        path = self.folder / CHECKPOINT
-        kept = [path.parent / f"shards-{s}" for s in (self._saved_step, trainer.global_step)]
-        self._saved_step = trainer.global_step
-        if self.sharded_checkpoints and isinstance(trainer.strategy, ReplicatedStrategy):
-            trainer.strategy.shards = kept[-1]
-        trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            for old in path.parent.glob("shards-*"):
-                if old not in kept:
-                    shutil.rmtree(old, ignore_errors=True)
 
     def _metrics(self, module: PINNTraining, step: int) -> dict[str, float]:
         now = time.monotonic()
@@ -359,7 +338,8 @@ class Recorder(Callback):
 
     def _stop_early(self, trainer: Trainer) -> None:
         """Keep what was reached when a signal ends a run, or trainer.max_time."""
-        self._save(trainer)
+        assert self.folder is not None
+        self._checkpoints.save(trainer, self.folder)
         _leave(trainer)
         if trainer.is_global_zero:
             again = self.stopped is Request.REQUEUE or is_preempted(os.environ.get("SLURM_JOB_ID"))
