@@ -154,13 +154,14 @@ def test_a_job_outlives_its_time_limit_preemption_and_a_node_and_goes_on_with_le
     bring_back(cluster, "n2")
 
     # Its user has enough.
-    before = step_logged(run)
-    wait_until(lambda: step_logged(run) != before or step_saved(run) > before, "its third return")
+    wait_until(lambda: "restarts: 3" in cluster.log(job), "its third return")
+    third = step_saved(run)
+    wait_until(lambda: step_logged(run) > third, "steps after the third return")
     cluster.run("scancel", job)
     assert cluster.wait_for(job, ENDS) == "CANCELLED"
     wait_until(lambda: mlflow_runs(work) == ["KILLED"], "the end of its run")
     saved.append(step_saved(run))
-    assert saved[2] >= saved[1]
+    assert saved[2] > third
 
     # It is submitted once more, with one rank instead of two.
     more = submit(work, "--nodes", 1, "--gpus-per-node", 1, "--run", run, pause="0")
