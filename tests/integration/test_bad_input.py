@@ -143,7 +143,7 @@ def test_a_mistake_in_a_problem_is_named(case: str, work: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        (["train"], ["'train'", "fit, evaluate, results, report, reference", "doctor"]),
+        (["train"], ["'train'", "fit, submit, jobs, evaluate, results", "doctor"]),
         (["fit"], ["required", "problem"]),
         (["fit", "--config", "missing.yaml"], ["missing.yaml"]),
         (["fit", "-c", "tiny.yaml", "--model.clipp", "3"], ["--model.clipp"]),
