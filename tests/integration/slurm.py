@@ -63,6 +63,9 @@ NODE = (
 )
 STAND_IN_GPUS = "AutoDetect=off\nName=gpu File=/dev/tty[1-2]\n"
 
+LOCK = ("-o", "DPkg::Lock::Timeout=600")
+"""Another test may be installing something too."""
+
 GONE = "GONE"
 """The state of a job that SLURM does not know (any more)."""
 
@@ -218,7 +221,12 @@ def require_slurm() -> None:
     """Install SLURM where that is allowed, or skip the test."""
     missing = [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name)]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        install = ["apt-get", "install", "--yes", "--no-install-recommends", "slurm-wlm", "munge"]
+        install = [
+            *["apt-get", "install", "--yes", "--no-install-recommends"],
+            *LOCK,
+            "slurm-wlm",
+            "munge",
+        ]
         quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         for command in (["apt-get", "update"], install):
             subprocess.run(command, env=quiet, capture_output=True, timeout=600)

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from .slurm import LOCK
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILES = ("Dockerfile", "mlflow.Dockerfile")
@@ -270,7 +272,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     missing = [name for name in ("buildah", "debootstrap") if shutil.which(name) is None]
     if missing and os.environ.get("CI"):
         subprocess.run(["apt-get", "update"], check=True)
-        install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *LOCK, *missing]
         subprocess.run(install, check=True)
     elif missing:
         pytest.skip(f"there is no {' and no '.join(missing)}; apt-get install {' '.join(missing)}")
