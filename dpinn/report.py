@@ -103,6 +103,7 @@ def report(
     folder: Path,
     must_write: bool = True,
     predictions: Mapping[str, Array] | None = None,
+    figures: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a solution and write ``evaluation.json`` and figures into a run's folder.
 
@@ -112,6 +113,7 @@ def report(
         must_write: a folder that cannot be written is an error; else it is a warning.
         predictions: of all fields and quantities at the points of `report_axes`, one after the
             other or in the grid's shape, where several ranks have computed them together.
+        figures: whether to draw them.
 
     Returns:
         ``problem``, ``residual/<term>`` (root mean square), ``horizon``, ``steps``,
@@ -151,7 +153,7 @@ def report(
     history = read_history(folder / METRICS) + read_history(folder / ALIGNMENT)
     drawn = pictures(problem, axes, evaluation, dataset, solution.windows, flow, history)
     try:
-        for name, write in drawn:
+        for name, write in drawn if figures else ():
             write_atomically(folder / FIGURES / name, write)
             result["figures"].append(str(folder / FIGURES / name))
         write_json(folder / EVALUATION, result)

@@ -63,6 +63,7 @@ class Recorder(Callback):
         mlflow: track the run in MLflow.
         sharded_checkpoints: let every rank write what it owns of SOAP's state, into a folder beside
             the checkpoint, where it is too much for one of them.
+        figures: draw what was reached when the run ends; ``dpinn evaluate`` does so at any time.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Recorder(Callback):
         checkpoint_every: int = 500,
         mlflow: bool = True,
         sharded_checkpoints: bool = False,
+        figures: bool = True,
     ):
         self.experiment = experiment
         self.output = Path(output)
@@ -81,6 +83,7 @@ class Recorder(Callback):
         self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
         self.mlflow = mlflow
+        self.figures = figures
         self.config = ""
         self.folder: Path | None = None
         self.result: dict[str, Any] | None = None
@@ -310,7 +313,9 @@ class Recorder(Callback):
     def _report(self, trainer: Trainer, predictions: dict[str, Array] | None) -> None:
         """Evaluate the run, hand the result to MLflow, and print it."""
         assert self.folder is not None
-        self.result = report(load(self.folder), self.folder, predictions=predictions)
+        self.result = report(
+            load(self.folder), self.folder, predictions=predictions, figures=self.figures
+        )
         if self._run is not None:
             log_result(self._run, self.result, self.folder, trainer.global_step)
             self._finish("FINISHED")

@@ -36,6 +36,7 @@ TINY: dict[str, Any] = {
         "evaluate_every": 10,
         "checkpoint_every": 10,
         "mlflow": False,
+        "figures": False,  # which would take longer than all else
     },
 }
 """A training of a second, the report included."""
@@ -106,9 +107,7 @@ class ForkServer:
         return Started(pid, wait)
 
     def stop(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(30)
+        self.process.communicate("\n", timeout=30)
 
 
 @pytest.fixture(scope="session")
@@ -279,7 +278,8 @@ class Trained:
 def trained(workplace: Callable[[], Workplace]) -> Trained:
     """A training of the wave equation with its MLflow run; not to be changed by a test."""
     work = workplace()
-    outcome = work("fit", "--config", work.config({"tracking.mlflow": True}))
+    config = work.config({"tracking.mlflow": True, "tracking.figures": True})
+    outcome = work("fit", "--config", config)
     assert outcome.returncode == 0, outcome.stderr
     return Trained(work, work.run_folder(), outcome)
 

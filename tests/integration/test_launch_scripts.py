@@ -351,7 +351,7 @@ def test_mlflow_serves_runs_and_files_and_ends_on_sigterm(
             return False
 
     wait_until(answers, "the server")
-    config = work.config({"tracking.mlflow": True})
+    config = work.config({"tracking.mlflow": True, "tracking.figures": True})
     outcome = work("fit", "--config", config, MLFLOW_TRACKING_URI=uri)
     assert outcome.returncode == 0, outcome.stderr
     assert uri in outcome.stdout

@@ -31,6 +31,7 @@ class GatedWeights(GradientNormWeights):
 
 CHANGES = {
     "tracking.mlflow": True,
+    "tracking.figures": True,
     "trainer.max_steps": 60,
     "tracking.checkpoint_every": 20,
     "model.alignment": {"every": 10},

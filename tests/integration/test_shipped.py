@@ -48,7 +48,7 @@ def test_a_problem_and_an_optimizer_of_the_study_make_a_whole_one(problem: str, 
 
 SHORT = (
     *("--trainer.max_steps", "10", "--data.batch", "32", "--model.compile", "off"),
-    *("--tracking.log_every", "10", "--tracking.mlflow", "false"),
+    *("--tracking.log_every", "10", "--tracking.mlflow", "false", "--tracking.figures", "false"),
 )
 
 
