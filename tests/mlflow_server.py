@@ -44,7 +44,8 @@ class MLflowServer:
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self._options = options
         own = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-        self._environment = own | {"MLFLOW_DISABLE_TELEMETRY": "true"} | dict(environment or {})
+        few = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self._environment = own | few | dict(environment or {})
         self.log = folder / f"mlflow-server-{self.port}.log"
         self.start()
 

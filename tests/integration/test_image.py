@@ -231,13 +231,18 @@ def test_the_tracking_server_starts_as_compose_says_and_answers_to_its_names_onl
         changed = (word.replace("5000", port).replace("0.0.0.0", "127.0.0.1") for word in words)
         return [word.replace("/artifacts", str(tmp_path / "artifacts")) for word in changed]
 
-    backend = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    hosts = server["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
-    names = hosts.replace("${MLFLOW_HOSTS:-localhost}", "tracking.example:5000")
+    given = server["environment"]
+    hosts = given["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": hosts.replace(
+            "${MLFLOW_HOSTS:-localhost}", "tracking.example:5000"
+        ),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"],
+    }
     process = subprocess.Popen(
         here(server["command"]),
-        env=os.environ
-        | {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_SERVER_ALLOWED_HOSTS": names},
+        env=os.environ | settings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
