@@ -1,9 +1,10 @@
 """Starts ``dpinn`` processes in a tenth of a second each: the libraries are imported only once.
 
 Run as a script. A line of JSON on standard input starts a process, or waits for one; the answer is
-a line of JSON. A process is forked, before any thread exists, and from there on is what ``dpinn``
-with these arguments is: own standard output and error, folder, environment and exit code. A ``&&``
-among the arguments begins another command, in the same process, where the one before went well.
+a line of JSON; an empty line ends the server. A process is forked, before any thread exists, and
+from there on is what ``dpinn`` with these arguments is: own standard output and error, folder,
+environment and exit code. A ``&&`` among the arguments begins another command, in the same process,
+where the one before went well.
 Modules named in PRELOAD are imported beforehand.
 """
 
@@ -41,7 +42,8 @@ def serve() -> None:
     """Answer requests; return in a process that has just been started."""
     answers = os.fdopen(os.dup(1), "w")
     requests = os.fdopen(os.dup(0))
-    for line in requests:
+    # Not the end of the pipe, which a process that pytest has forked may hold open.
+    while line := requests.readline().strip():
         request = json.loads(line)
         if "wait" in request:
             _, status = os.waitpid(request["wait"], 0)
@@ -54,7 +56,7 @@ def serve() -> None:
             answer = {"pid": pid}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-    sys.exit()
+    os._exit(0)
 
 
 def leave(code: int) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[2] / "launch/torchrun.sh"
 RUN = "runs/two"
-STEPS = 400
+STEPS = 120
 TIMEOUT_S = 12
 """For which a collective waits before it gives the other host up."""
 
