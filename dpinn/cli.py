@@ -91,15 +91,13 @@ def _fit(arguments: list[str]) -> None:
 def _submit(arguments: list[str]) -> None:
     from dpinn.launch.submit import submit_command
 
-    result, text, as_json = submit_command(arguments)
-    _answer(Namespace(json=as_json), result, text)
+    _answer_to(submit_command, arguments)
 
 
 def _jobs(arguments: list[str]) -> None:
     from dpinn.launch.jobs import jobs_command
 
-    result, text, as_json = jobs_command(arguments)
-    _answer(Namespace(json=as_json), result, text)
+    _answer_to(jobs_command, arguments)
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -210,15 +208,13 @@ def _reference(arguments: list[str]) -> None:
 def _plan(arguments: list[str]) -> None:
     from dpinn.bench.plan import plan_command
 
-    result, text, as_json = plan_command(arguments)
-    _answer(Namespace(json=as_json), result, text)
+    _answer_to(plan_command, arguments)
 
 
 def _bench(arguments: list[str]) -> None:
     from dpinn.bench.command import bench_command
 
-    result, text, as_json = bench_command(arguments)
-    _answer(Namespace(json=as_json), result, text)
+    _answer_to(bench_command, arguments)
 
 
 def _doctor(arguments: list[str]) -> None:
@@ -231,6 +227,13 @@ def _doctor(arguments: list[str]) -> None:
     _answer(Namespace(json=as_json), result, text)
     if result["problems"]:
         sys.exit(1)
+
+
+def _answer_to(
+    command: Callable[[list[str]], tuple[dict[str, Any], str, bool]], arguments: list[str]
+) -> None:
+    result, text, as_json = command(arguments)
+    _answer(Namespace(json=as_json), result, text)
 
 
 def _answer(options: Namespace, result: dict[str, Any], text: str) -> None:

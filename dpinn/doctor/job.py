@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 
 import torch
 
 from dpinn.doctor.finding import Finding
+from dpinn.launch.launched import tasks_per_node
 
 PER_NODE = "ask for --nodes and --ntasks-per-node instead of --ntasks"
 
@@ -60,16 +60,3 @@ def job_layout(name: str, variables: Mapping[str, str], visible_gpus: int) -> Fi
         text += ": even here, but another allocation of --ntasks may not be"
         return Finding(name, "warning", text, PER_NODE)
     return Finding(name, "ok", text)
-
-
-def tasks_per_node(packed: str) -> list[int]:
-    """Unfold SLURM's list of tasks.
-
-    Example:
-        >>> tasks_per_node("4(x2),3")
-        [4, 4, 3]
-    """
-    found = []
-    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", packed):
-        found += [int(tasks)] * int(times or 1)
-    return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dpinn.errors import DpinnError
 
-FIRST_PORT, PORTS = 20_000, 10_000
+FIRST_PORT, PORTS = 10_000, 20_000
 """Below the range from which Linux takes ports for outgoing connections; as in launch/body.sh."""
 
 
@@ -100,7 +100,7 @@ def _is_srun_task(variables: Mapping[str, str]) -> bool:
 
 def _from_slurm(variables: Mapping[str, str]) -> Launched:
     tasks = variables.get("SLURM_STEP_TASKS_PER_NODE", variables["SLURM_STEP_NUM_TASKS"])
-    counts = _tasks_per_node(tasks)
+    counts = tasks_per_node(tasks)
     if len(set(counts)) > 1:
         raise DpinnError(
             f"SLURM has spread the tasks unevenly over the nodes, {tasks}; ask for "
@@ -130,13 +130,21 @@ def first_node(nodes: str) -> str:
     return "" if match is None else "".join(part or "" for part in match.groups())
 
 
-def _tasks_per_node(text: str) -> list[int]:
-    """``4(x2),3`` is 4, 4, 3."""
+def tasks_per_node(text: str) -> list[int]:
+    """Unfold SLURM's list of tasks.
+
+    Example:
+        >>> tasks_per_node("4(x2),3")
+        [4, 4, 3]
+
+    Raises:
+        DpinnError: it is none.
+    """
     counts: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
         if match is None:
-            raise DpinnError(f"SLURM_STEP_TASKS_PER_NODE is {text!r}, which is no list of numbers")
+            raise DpinnError(f"SLURM's tasks per node are {text!r}, which is no list of numbers")
         counts += [int(match[1])] * int(match[2] or 1)
     return counts
 

@@ -1,6 +1,6 @@
 import pytest
 
-from dpinn.doctor.job import job, job_layout, tasks_per_node
+from dpinn.doctor.job import job, job_layout
 
 TWO_NODES = {
     "SLURM_JOB_ID": "17",
@@ -11,14 +11,6 @@ TWO_NODES = {
     "SLURM_GPUS_ON_NODE": "4",
     "SLURM_NODEID": "1",
 }
-
-
-@pytest.mark.parametrize(
-    ("packed", "tasks"),
-    [("4", [4]), ("2(x3),1", [2, 2, 2, 1]), ("1,2(x2)", [1, 2, 2]), ("16(x2)", [16, 16])],
-)
-def test_slurms_list_of_tasks_is_unfolded(packed: str, tasks: list[int]) -> None:
-    assert tasks_per_node(packed) == tasks
 
 
 def test_outside_of_a_job_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:

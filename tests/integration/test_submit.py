@@ -1,7 +1,6 @@
 """``dpinn submit`` and ``dpinn jobs`` with a real SLURM of two nodes."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,20 +218,15 @@ def test_a_refused_job_leaves_a_run_as_it_was(work: Any, slurm: Any) -> None:
     assert (run / "config.yaml").read_text() == "as it was"
 
 
-def test_a_read_only_output_folder_is_named(work: Any, slurm: Any, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip(f"no file system can be mounted here ({' '.join(mount)})")
-    try:
-        given = ["--config", work.config(), "--nodes", 1, "--gpus-per-node", 0]
-        for place in (["--tracking.output", disk / "runs"], ["--run", disk / "run"]):
-            sentence = work("submit", *given, *place).sentence
-            assert f"cannot create {disk}/run" in sentence
-            assert f"Read-only file system; choose another {place[0]}" in sentence
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+def test_a_read_only_output_folder_is_named(
+    work: Any, slurm: Any, mounted: Callable[..., Path]
+) -> None:
+    disk = mounted("ro")
+    given = ["--config", work.config(), "--nodes", 1, "--gpus-per-node", 0]
+    for place in (["--tracking.output", disk / "runs"], ["--run", disk / "run"]):
+        sentence = work("submit", *given, *place).sentence
+        assert f"cannot create {disk}/run" in sentence
+        assert f"Read-only file system; choose another {place[0]}" in sentence
     assert "wave" not in queued(slurm)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from dpinn import DpinnError
-from dpinn.launch.launched import Launched, first_node, launched, unused_tasks
+from dpinn.launch.launched import Launched, first_node, launched, tasks_per_node, unused_tasks
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "7",
@@ -104,7 +104,7 @@ def test_forgotten_srun_is_noticed() -> None:
     ("variables", "words"),
     [
         (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "5,3"}, ["unevenly", "5,3", "--ntasks-per-node"]),
-        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "many"}, ["SLURM_STEP_TASKS_PER_NODE", "many"]),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "many"}, ["tasks per node", "many"]),
         (TORCHRUN | {"WORLD_SIZE": "7"}, ["torchrun", "7 ranks", "4 on this node"]),
         (TORCHRUN | {"RANK": "8"}, ["rank 8 of 8"]),
         (TORCHRUN | {"LOCAL_RANK": "4"}, ["4 of 4 on this node"]),
@@ -136,3 +136,11 @@ def test_a_variable_that_is_missing_is_named(name: str) -> None:
 )
 def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("packed", "tasks"),
+    [("4", [4]), ("2(x3),1", [2, 2, 2, 1]), ("1,2(x2)", [1, 2, 2]), ("16(x2)", [16, 16])],
+)
+def test_slurms_list_of_tasks_is_unfolded(packed: str, tasks: list[int]) -> None:
+    assert tasks_per_node(packed) == tasks
