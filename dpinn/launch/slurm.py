@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,6 +163,16 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
     lines = [*recorded.splitlines(), *queued.splitlines()]
     pairs = (line.strip().split("|", 1) for line in lines if "|" in line)
     return {job: state.split()[0] for job, state in pairs if state}
+
+
+def job_id(variables: Mapping[str, str]) -> str | None:
+    """The id of the job that has these variables, an array's task as ``id_index``; None outside.
+
+    SLURM_JOB_ID of an array's first task is that of the whole array.
+    """
+    if "SLURM_ARRAY_JOB_ID" in variables:
+        return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+    return variables.get("SLURM_JOB_ID")
 
 
 def is_preempted(job: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""The record of a run: its folder, its checkpoints, its metrics in MLflow, its report."""
+"""When a run is logged, evaluated, saved and reported, and where it stops."""
 
 from __future__ import annotations
 
@@ -16,31 +16,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dpinn.analysis import Array
 from dpinn.errors import DpinnError
-from dpinn.launch.slurm import is_preempted
-from dpinn.report import reference_of, report, report_axes, summary
-from dpinn.run_files import (
-    ALIGNMENT,
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RUNS,
-    History,
-    new_run_folder,
-    write_atomically,
-)
-from dpinn.solution import load
-from dpinn.track import MLflowRun, Status
-from dpinn.train.alignment import Reading
+from dpinn.launch.slurm import is_preempted, job_id
+from dpinn.report import reference_of, report_axes
+from dpinn.run_files import CHECKPOINT, RUNS, new_run_folder
 from dpinn.train.interruption import AGREE_EVERY, Interruption, Request
-from dpinn.train.mlflow_log import (
-    CLOCK,
-    device_of,
-    log_again,
-    log_initial_errors,
-    log_result,
-    log_row,
-    start_run,
-)
+from dpinn.train.logbook import Logbook
+from dpinn.train.mlflow_log import device_of, start_run
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
 from dpinn.train.saving import Checkpoints
@@ -87,10 +68,8 @@ class Recorder(Callback):
         self.config = ""
         self.folder: Path | None = None
         self.result: dict[str, Any] | None = None
-        self._run: MLflowRun | None = None
         self._run_id: str | None = None
-        self._history: History | None = None
-        self._alignment: History | None = None
+        self._logbook: Logbook | None = None  # on rank 0
         self._watch: Watch | None = None
         self._initial_errors: dict[str, float] = {}
         self._seconds_before = 0.0
@@ -137,13 +116,26 @@ class Recorder(Callback):
         """Check the intervals before anything is written."""
         assert isinstance(pl_module, PINNTraining)
         inner = trainer.datamodule.inner_steps  # type: ignore[attr-defined]
+        self.require_intervals(trainer.max_steps, inner, pl_module)
+
+    def require_intervals(self, max_steps: int, inner: int, module: PINNTraining) -> None:
+        """Refuse intervals that do not end with a Lightning batch.
+
+        Args:
+            max_steps: of the training.
+            inner: steps of a batch.
+            module: that is trained.
+
+        Raises:
+            DpinnError: naming the key.
+        """
         intervals = {
-            "trainer.max_steps": trainer.max_steps,
+            "trainer.max_steps": max_steps,
             "tracking.log_every": self.log_every,
             "tracking.evaluate_every": self.evaluate_every,
             "tracking.checkpoint_every": self.checkpoint_every,
-            "model.weights.every": getattr(pl_module.objective.weighting, "every", inner),
-            "model.alignment.every": getattr(pl_module.alignment, "every", inner),
+            "model.weights.every": getattr(module.objective.weighting, "every", inner),
+            "model.alignment.every": getattr(module.alignment, "every", inner),
         }
         for name, steps in intervals.items():
             if not isinstance(steps, int) or steps < 1 or steps % inner:
@@ -155,6 +147,7 @@ class Recorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the folder and the MLflow run; nothing was written before."""
         assert isinstance(pl_module, PINNTraining)
+        self.interruption.listen()  # Lightning has put handlers of its own in place
         self._started = self._last_log = time.monotonic()
         self._last_step = trainer.global_step
         failure: DpinnError | None = None
@@ -179,11 +172,10 @@ class Recorder(Callback):
             )
         if trainer.global_step == 0:
             self._initial_errors = self._errors(pl_module)
-            if self._run is not None:
-                log_initial_errors(self._run, self._initial_errors)
+            if self._logbook is not None:
+                self._logbook.log_initial_errors(self._initial_errors)
         self._started = self._last_log = time.monotonic()
         self.interruption.waits = True
-        self.interruption.listen()  # Lightning has put a handler of its own in place
 
     def _open(self, trainer: Trainer, module: PINNTraining, device: str) -> None:
         fresh = self.folder is None
@@ -191,18 +183,14 @@ class Recorder(Callback):
             self.folder = new_run_folder(self.output, module.problem.name)
         self._checkpoints.tidy(self.folder, trainer.ckpt_path)  # type: ignore[arg-type]
         try:
-            text = self.config.encode()
-            write_atomically(self.folder / CONFIG, lambda file: file.write(text))
-            self._history = History(self.folder / METRICS, until=trainer.global_step)
-            self._alignment = History(self.folder / ALIGNMENT, until=trainer.global_step)
+            self._logbook = Logbook(self.folder, self.config, trainer.global_step)
             if self.mlflow:
                 experiment = self.experiment or module.problem.name
-                self._run = start_run(
+                run = start_run(
                     experiment, self.folder, self._run_id, self.config, trainer, module, device
                 )
-                self._run_id = self._run.run_id
-                rows = [*self._history.rows, *self._alignment.rows]
-                log_again(self._run, rows, self._initial_errors)
+                self._run_id = run.run_id
+                self._logbook.track(run, self._initial_errors)
         except DpinnError:
             if fresh:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -218,16 +206,16 @@ class Recorder(Callback):
         logs = step % self.log_every == 0
         evaluates = step % self.evaluate_every == 0 or (stage is not None and step == stage.end)
         for reading in pl_module.alignment_readings():
-            if trainer.is_global_zero:
-                self._log_alignment(reading)
+            if self._logbook is not None:
+                self._logbook.log_alignment(reading)
         writes = trainer.is_global_zero and (logs or evaluates or last)
         row = {"step": step} | self._metrics(pl_module, step) if writes else {}
         if evaluates or last:
             row |= {f"error/{k}": v for k, v in self._errors(pl_module, stage).items()}
         if writes:
             self._log(trainer, row)
-        if self._run is not None:
-            self._run.log_system_metrics(step)
+        if self._logbook is not None:
+            self._logbook.log_system_metrics(step)
         if step % self.checkpoint_every == 0 or last:
             assert self.folder is not None
             self._checkpoints.save(trainer, self.folder)
@@ -240,7 +228,6 @@ class Recorder(Callback):
         now = time.monotonic()
         steps = max(1, step - self._last_step)
         row = module.metrics()
-        row[CLOCK] = _now()
         row["time/step_ms"] = (now - self._last_log) / steps * 1e3
         row["time/optimizer_ms"] = module.stepper.optimizer_ms
         row["time/elapsed_s"] = self._seconds()
@@ -254,35 +241,13 @@ class Recorder(Callback):
             return {} if self._watch is None else self._watch.errors(pinn, stage)
 
     def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
-        assert self._history is not None
-        self._history.append(row)
-        if self._run is not None:
-            log_row(self._run, row)
+        assert self._logbook is not None
+        self._logbook.log(row)
         bar = trainer.progress_bar_callback
         if isinstance(bar, TrainingProgress):
             bar.shown["loss"] = row["loss/total"]
             errors = {k: v for k, v in row.items() if k.startswith("error/")}
             bar.shown |= {k.replace("/", " "): v for k, v in errors.items()}
-
-    def _log_alignment(self, reading: Reading) -> None:
-        """In a file of its own, since it is of the first step of a batch, and has layers."""
-        assert self._alignment is not None
-        if reading.scores:
-            clock = {"step": reading.step, CLOCK: _now()}
-            row = {**clock, **reading.scores, "layers": reading.layers}
-            self._alignment.append(row)
-            if self._run is not None:
-                log_row(self._run, row)
-
-    def _finish(self, status: Status) -> None:
-        """Close the MLflow run, with the layers' alignment as one artifact."""
-        if self._run is not None:
-            assert self.folder is not None
-            if self._alignment is not None and self._alignment.rows:
-                self._run.log_file(self._alignment.path)
-            is_kept = (self.folder / CHECKPOINT).exists()
-            later = f"; deliver them with: dpinn fit --resume {self.folder}" if is_kept else ""
-            self._run.finish(status, later)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was reached, from the checkpoint as anybody else would load it."""
@@ -311,17 +276,8 @@ class Recorder(Callback):
             self._report(trainer, None)
 
     def _report(self, trainer: Trainer, predictions: dict[str, Array] | None) -> None:
-        """Evaluate the run, hand the result to MLflow, and print it."""
-        assert self.folder is not None
-        self.result = report(
-            load(self.folder), self.folder, predictions=predictions, figures=self.figures
-        )
-        if self._run is not None:
-            log_result(self._run, self.result, self.folder, trainer.global_step)
-            self._finish("FINISHED")
-        print(summary(self.result), flush=True)
-        if self._run is not None:
-            print(f"  MLflow      {self._run.url}", flush=True)
+        assert self._logbook is not None
+        self.result = self._logbook.report(predictions, self.figures, trainer.global_step)
 
     def _predict_together(
         self, trainer: Trainer, module: LightningModule
@@ -346,9 +302,9 @@ class Recorder(Callback):
         assert self.folder is not None
         self._checkpoints.save(trainer, self.folder)
         _leave(trainer)
-        if trainer.is_global_zero:
-            again = self.stopped is Request.REQUEUE or is_preempted(os.environ.get("SLURM_JOB_ID"))
-            self._finish("SCHEDULED" if again else "KILLED")
+        if self._logbook is not None:
+            again = self.stopped is Request.REQUEUE or is_preempted(job_id(os.environ))
+            self._logbook.finish("SCHEDULED" if again else "KILLED")
             to = " to be queued again" if again else ""
             print(f"stopped at step {trainer.global_step}{to}{go_on_with(self.folder)}", flush=True)
 
@@ -357,12 +313,13 @@ class Recorder(Callback):
     ) -> None:
         """Close the MLflow run with the status that fits."""
         _leave(trainer)
+        if self._logbook is None:
+            return  # it is not rank 0, or has not begun
         stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
-        self._finish("KILLED" if stopped else "FAILED")
-        if lost_contact(exception) or self._history is None or self.folder is None:
-            return  # it has said so, or is not rank 0, or has not begun
-        if (self.folder / CHECKPOINT).exists():
-            print(f"resume with: dpinn fit --resume {self.folder}", file=sys.stderr)
+        self._logbook.finish("KILLED" if stopped else "FAILED")
+        folder = self._logbook.folder
+        if not lost_contact(exception) and (folder / CHECKPOINT).exists():  # else it has said so
+            print(f"resume with: dpinn fit --resume {folder}", file=sys.stderr)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
@@ -372,10 +329,6 @@ def _leave(trainer: Trainer) -> None:
     """Tell who watches the other ranks that this one goes on without them."""
     if isinstance(trainer.strategy.launcher, WatchingLauncher):
         trainer.strategy.launcher.leaving.set()
-
-
-def _now() -> float:
-    return round(time.time(), 3)
 
 
 def _peak_memory_gb(device: torch.device) -> float:

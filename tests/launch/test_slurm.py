@@ -26,6 +26,13 @@ def test_times_are_those_of_slurm(time: str, seconds: int | None) -> None:
     assert slurm.seconds_of(time) == seconds
 
 
+def test_a_task_of_an_array_is_not_taken_for_the_whole() -> None:
+    first = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    assert slurm.job_id(first) == "7_3"
+    assert slurm.job_id({"SLURM_JOB_ID": "7"}) == "7"
+    assert slurm.job_id({}) is None
+
+
 @pytest.mark.parametrize("time", ["", "1h", "24:00:00:00", "1-", "-5", "1.5", "1-2-3"])
 def test_other_times_are_refused(time: str) -> None:
     with pytest.raises(DpinnError, match="24:00:00"):
