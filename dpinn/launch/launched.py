@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from dpinn.errors import DpinnError
 
+DEEPSPEED = "the DeepSpeed launcher"
+
 FIRST_PORT, PORTS = 10_000, 20_000
 """Below the range from which Linux takes ports for outgoing connections; as in launch/body.sh."""
 
@@ -53,7 +55,7 @@ def launched(variables: Mapping[str, str]) -> Launched | None:
     if "TORCHELASTIC_RUN_ID" in variables:
         return _from_torch("torchrun", variables, "LOCAL_WORLD_SIZE", "GROUP_RANK")
     if "RANK" in variables and "CROSS_RANK" in variables:
-        return _from_torch("the DeepSpeed launcher", variables, "LOCAL_SIZE", "CROSS_RANK")
+        return _from_torch(DEEPSPEED, variables, "LOCAL_SIZE", "CROSS_RANK")
     if _is_srun_task(variables):
         return _from_slurm(variables)
     return None
@@ -94,8 +96,10 @@ def _from_torch(by: str, variables: Mapping[str, str], local_size: str, node: st
 
 
 def _is_srun_task(variables: Mapping[str, str]) -> bool:
-    # A job's own shell has a rank as well, but is no step; a shell by hand is one, with a terminal.
-    return "SLURM_STEP_NUM_TASKS" in variables and "SLURM_PTY_PORT" not in variables
+    # A job's own shell has a rank as well, but is no step. A shell by hand is one, of a single task
+    # with a terminal, whose variable is inherited by all that it starts, further steps too.
+    tasks = variables.get("SLURM_STEP_NUM_TASKS")
+    return tasks is not None and not (tasks == "1" and "SLURM_PTY_PORT" in variables)
 
 
 def _from_slurm(variables: Mapping[str, str]) -> Launched:

@@ -88,6 +88,12 @@ def test_a_single_task_is_one_rank_whatever_a_file_says() -> None:
     assert (found.world_size, found.num_nodes, found.address) == (1, 1, "n1")
 
 
+def test_tasks_that_are_started_from_a_shell_on_a_node_are_ranks() -> None:
+    """They inherit the variable by which that shell is known."""
+    found = launched(SRUN | {"SLURM_PTY_PORT": "1"})
+    assert found == launched(SRUN)
+
+
 def test_two_jobs_meet_at_two_ports() -> None:
     without = {k: v for k, v in SRUN.items() if k != "MASTER_PORT"}
     ports = [launched(without | {"SLURM_JOB_ID": job}).port for job in ("12345", "12346")]
