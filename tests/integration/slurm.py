@@ -86,7 +86,8 @@ class Slurm:
         self.daemons: list[subprocess.Popen[bytes]] = []
         self.environment = {
             "SLURM_CONF": str(folder / "slurm.conf"),
-            # The nodes' names do not resolve.
+            # The nodes' names do not resolve: in a job, and for srun alone.
+            "DPINN_MASTER_ADDR": "127.0.0.1",
             "MASTER_ADDR": "127.0.0.1",
             # Jobs find the ``dpinn`` of these tests.
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
