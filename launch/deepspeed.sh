@@ -6,7 +6,7 @@
 #   launch/deepspeed.sh --resume RUN
 #   HOSTFILE=hosts launch/deepspeed.sh CONFIG
 #
-# The strategy is deepspeed_stage_0 unless the options name another.
+# The strategy is deepspeed_stage_0 unless the configuration or the options name another.
 #
 # NPROC_PER_NODE    processes on this node; as many as it has GPUs if not set
 # HOSTFILE          nodes, one a line: NAME slots=PROCESSES; needs pdsh here and ssh without a
@@ -26,7 +26,6 @@ port=${MASTER_PORT:-29500}
 require_whole MASTER_PORT "$port" 1 65535
 require_python_with deepspeed "pip install -c constraints.txt '.[deepspeed]'"
 require_python_with dpinn "pip install -c constraints.txt ."
-[[ " ${fit[*]} " == *" --trainer.strategy"* ]] || fit+=(--trainer.strategy deepspeed_stage_0)
 # Its errors tell again that a process failed, which has told why.
 program=(--module --no_local_rank --log_level critical dpinn "${fit[@]}")
 trap '' USR1 # else it would end the launcher and leave the processes alone

@@ -11,13 +11,14 @@ from enum import Enum
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from yaml.representer import SafeRepresenter
 
 from dpinn.errors import DpinnError, DpinnWarning
-from dpinn.launch.launched import Launched, launched, unused_tasks
+from dpinn.launch.launched import DEEPSPEED, Launched, launched, unused_tasks
 from dpinn.problem import Problem
 from dpinn.report import reference_of
 from dpinn.solution import import_from_current_folder
@@ -76,13 +77,8 @@ class DpinnCLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Choose what follows from the rest: precision, plugins and the strategy."""
         trainer = self._get(self.config, "trainer")
-        if trainer.precision is not None and trainer.precision not in PRECISIONS:
-            raise DpinnError(
-                f"trainer.precision is {trainer.precision}; a PINN needs 32-true or 64-true"
-            )
+        require_allowed(trainer)
         options.setdefault("plugins", []).append(AtomicCheckpointIO())
-        if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
-            raise DpinnError("trainer.gradient_clip_val is not used here; use model.clip")
         ranks = launched(os.environ)
         if ranks is None:
             options["plugins"].append(LightningEnvironment())
@@ -96,7 +92,8 @@ class DpinnCLI(LightningCLI):
             options |= {"devices": trainer.devices, "num_nodes": trainer.num_nodes}
         several = trainer.devices not in (1, "1") or trainer.num_nodes != 1
         made = self._get(self.config_init, "trainer")["strategy"]
-        options["strategy"] = choose_strategy(made, several)
+        by_deepspeed = ranks is not None and ranks.by == DEEPSPEED
+        options["strategy"] = choose_strategy(made, several, by_deepspeed)
         return super().instantiate_trainer(**options)
 
     def _follow(self, ranks: Launched) -> None:
@@ -174,6 +171,20 @@ class DpinnCLI(LightningCLI):
         recorder.config = self._parser(self.subcommand).dump(
             config, skip_check=True, skip_none=False
         )
+
+
+def require_allowed(trainer: Namespace) -> None:
+    """Refuse options of Lightning's trainer that a PINN must not have.
+
+    Raises:
+        DpinnError: saying what to use instead.
+    """
+    if trainer.precision is not None and trainer.precision not in PRECISIONS:
+        raise DpinnError(
+            f"trainer.precision is {trainer.precision}; a PINN needs 32-true or 64-true"
+        )
+    if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
+        raise DpinnError("trainer.gradient_clip_val is not used here; use model.clip")
 
 
 def fit(arguments: list[str]) -> None:

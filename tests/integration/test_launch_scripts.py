@@ -152,16 +152,6 @@ def test_several_nodes_meet_at_the_first(work: Any, stand_ins: str) -> None:
     assert "--nproc-per-node 4 --max-restarts 0" in command
 
 
-def test_deepspeed_gets_the_strategy_unless_another_is_named(work: Any, stand_ins: str) -> None:
-    work.config()
-    environment = {"PATH": stand_ins, "NPROC_PER_NODE": "1"}
-    outcome = run(work, "deepspeed.sh", "tiny.yaml", **environment)
-    assert outcome.stdout.strip().endswith(" --trainer.strategy deepspeed_stage_0")
-    stage = ("--trainer.strategy", "deepspeed_stage_2")
-    outcome = run(work, "deepspeed.sh", "tiny.yaml", *stage, **environment)
-    assert outcome.stdout.splitlines()[-1].count("--trainer.strategy") == 1
-
-
 def test_deepspeed_reaches_the_nodes_of_a_hostfile(work: Any, stand_ins: str) -> None:
     work.config()
     work.file("hosts", "node0 slots=4\nnode1 slots=4\n")

@@ -19,12 +19,16 @@ REPLICATED = ("ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parame
 """Lightning's names for what ReplicatedStrategy does, which knows no unused parameters."""
 
 
-def choose_strategy(given: str | Strategy, several: bool) -> str | Strategy:
+def choose_strategy(
+    given: str | Strategy, several: bool, by_deepspeed: bool = False
+) -> str | Strategy:
     """Our strategy for a name, a class path that was instantiated, or ``auto``.
 
     Args:
         given: ``trainer.strategy``.
         several: whether there is more than one rank.
+        by_deepspeed: whether DeepSpeed's launcher has started the ranks; then ``auto`` trains
+            through its engine.
 
     Raises:
         DpinnError: it would train otherwise than asked for, for example average the gradients
@@ -39,6 +43,8 @@ def choose_strategy(given: str | Strategy, several: bool) -> str | Strategy:
             "or clips gradients on its own; use a name, or the class path "
             f"dpinn.train.strategies.{ours}"
         )
+    if given == "auto" and by_deepspeed:
+        return DeepSpeedStrategy(stage=0)
     if given == "auto":
         return ReplicatedStrategy() if several else given
     if given in REPLICATED:

@@ -23,6 +23,13 @@ def test_auto_and_ddp_are_ours_where_there_are_several_ranks() -> None:
     assert type(choose_strategy("ddp", several=True)) is ReplicatedStrategy
 
 
+def test_deepspeeds_launcher_trains_through_its_engine_unless_another_is_named() -> None:
+    strategy = choose_strategy("auto", several=True, by_deepspeed=True)
+    assert type(strategy) is DeepSpeedStrategy
+    assert strategy.stage == 0
+    assert type(choose_strategy("ddp", several=True, by_deepspeed=True)) is ReplicatedStrategy
+
+
 def test_our_objects_stay_and_those_that_average_are_refused() -> None:
     for ours in (ReplicatedStrategy(), DeepSpeedStrategy(stage=2), SingleDeviceStrategy()):
         assert choose_strategy(ours, several=True) is ours
