@@ -22,7 +22,7 @@ def download_artifact(
     try:
         client.get_run(run_id)
     except Exception as error:
-        raise unknown_run(client, run_id) from error
+        raise unknown_run(client.tracking_uri, run_id) from error
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     parent = str(PurePosixPath(name).parent)

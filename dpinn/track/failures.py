@@ -42,8 +42,14 @@ SIGNS = (
 )
 
 
+class StoreAwayError(DpinnError):
+    """Nothing answers at the address of the store."""
+
+
 def is_refusal(error: BaseException) -> bool:
     """Tell an answer that concerns this request alone and will not change from an outage."""
+    if isinstance(error, StoreAwayError):
+        return False
     if getattr(error, "error_code", None) in REFUSALS:
         return True
     if isinstance(error, DpinnError | FileNotFoundError | PermissionError):
@@ -61,6 +67,8 @@ def is_lasting(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """Say in a few words why a request failed."""
+    if isinstance(error, StoreAwayError) and error.__cause__ is not None:
+        error = error.__cause__
     denial, text = _denial(error), str(error)
     if denial is not None:
         return LOGIN if denial == 401 else PERMISSION

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpinn.errors import DpinnError, DpinnWarning, shown_uri
-from dpinn.track.failures import is_refusal, reason
+from dpinn.track.failures import StoreAwayError, is_refusal, reason
 from dpinn.track.naming import flatten, key_of, shorten
 from dpinn.track.outbox import MetricValue, Outbox
 from dpinn.track.store import (
@@ -27,6 +27,7 @@ from dpinn.track.system_metrics import PREFIX, SystemMetrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mlflow.entities import RunInfo
     from mlflow.tracking import MlflowClient
 
 PARAMS_PER_REQUEST = 100  # MLflow's limit
@@ -47,17 +48,17 @@ class MLflowRun:
     already of a run that is continued is not sent again, so that all of it may be logged anew.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str):
-        self._client = client
+    def __init__(self, tracking_uri: str, run_id: str, client: MlflowClient | None = None):
+        self._uri = tracking_uri
+        self._opened = client
         self._run_id = run_id
+        self._before: RunInfo | None = None
         self._experiment_id: str | None = None
         self._finished = False
         self._held_params: set[str] = set()
         self._held_steps: dict[str, int] = {}
         self._system_metrics = SystemMetrics()
-        self._outbox = Outbox(
-            self._send_metrics, is_refusal, shown_uri(client.tracking_uri), reason
-        )
+        self._outbox = Outbox(self._send_metrics, is_refusal, shown_uri(tracking_uri), reason)
 
     @classmethod
     def start(
@@ -76,11 +77,12 @@ class MLflowRun:
             DpinnError: the store does not answer or refuses the login, the run is unknown or
                 deleted, or the experiment is deleted.
         """
-        client = connect(resolve_tracking_uri(tracking_uri))
+        uri = resolve_tracking_uri(tracking_uri)
         if run_id is not None:
-            return cls._continue(client, run_id)
+            return cls._continue(uri, run_id)
         from mlflow.exceptions import MlflowException
 
+        client = connect(uri)
         await_store(client)
         tags = {
             "mlflow.user": _user(),
@@ -93,41 +95,75 @@ class MLflowRun:
         except MlflowException as error:
             raise DpinnError(
                 f"MLflow cannot open a run of experiment {experiment!r} in "
-                f"{shown_uri(client.tracking_uri)}: {reason(error)}"
+                f"{shown_uri(uri)}: {reason(error)}"
             ) from error
-        run = cls(client, created.info.run_id)
+        run = cls(uri, created.info.run_id, client)
         run._experiment_id = experiment_id
         return run
 
     @classmethod
-    def _continue(cls, client: MlflowClient, run_id: str) -> MLflowRun:
-        run = cls(client, run_id)
+    def _continue(cls, uri: str, run_id: str) -> MLflowRun:
+        run = cls(uri, run_id)
         try:
             run._reopen()
-        except DpinnError:
-            raise
         except Exception as error:
             if is_refusal(error):
-                raise unknown_run(client, run_id) from error
+                if isinstance(error, DpinnError):
+                    raise
+                raise unknown_run(uri, run_id) from error
             warnings.warn(
-                f"nothing reaches the MLflow store {shown_uri(client.tracking_uri)} "
+                f"nothing reaches the MLflow store {shown_uri(uri)} "
                 f"({reason(error)}); run {run_id} goes on, and what it logs is kept and sent later",
                 DpinnWarning,
                 stacklevel=3,
             )
-            run._outbox.put([run._reopen])
+            run._outbox.put([run._reopen_late])
         return run
+
+    def _reopen_late(self) -> None:
+        try:
+            self._reopen()
+        except DpinnError as error:
+            if self._opened is None:  # what is there may still be starting
+                raise StoreAwayError(str(error)) from error
+            raise
 
     def _reopen(self) -> None:
         """Set the run going again and note what the store holds of it."""
         stored = self._client.get_run(self._run_id)
         if stored.info.lifecycle_stage == "deleted":
             raise DpinnError(f"the MLflow run {self._run_id} is deleted; restore it or start anew")
+        self._before = stored.info
         self._client.update_run(self._run_id, status="RUNNING")
         self._held_params = set(stored.data.params)
         # Values arrive in order of their steps, so the last one tells which are there.
         self._held_steps = {m.key: int(m.step) for m in stored.to_proto().data.metrics}
         self._experiment_id = stored.info.experiment_id
+
+    def take_back(self) -> None:
+        """Undo `start`, if the store lets: a new run is deleted, a continued one is as it was."""
+        before = self._before
+        try:
+            if before is None:
+                self._client.delete_run(self._run_id)
+            elif before.end_time is None:
+                self._client.update_run(self._run_id, status=before.status)
+            else:
+                self._client.set_terminated(self._run_id, before.status, before.end_time)
+        except Exception as error:
+            warnings.warn(
+                f"the MLflow run {self._run_id} stays as {shown_uri(self._uri)} has it "
+                f"({reason(error)})",
+                DpinnWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def _client(self) -> MlflowClient:
+        """Opened when it is first needed: a store that is away when a run goes on may come back."""
+        if self._opened is None:
+            self._opened = connect(self._uri)
+        return self._opened
 
     @property
     def run_id(self) -> str:
@@ -142,7 +178,7 @@ class MLflowRun:
     @property
     def url(self) -> str:
         """The run's page on the server; for a database, the URI of the store."""
-        uri = shown_uri(self._client.tracking_uri).rstrip("/")
+        uri = shown_uri(self._uri).rstrip("/")
         if not uri.startswith("http") or self._experiment_id is None:
             return uri
         return f"{uri}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
@@ -243,7 +279,7 @@ class MLflowRun:
         if left:
             warnings.warn(
                 f"{left} values and files of the MLflow run {self._run_id} did not reach "
-                f"{shown_uri(self._client.tracking_uri)} ({self._outbox.last_failure}){later}",
+                f"{shown_uri(self._uri)} ({self._outbox.last_failure}){later}",
                 DpinnWarning,
                 stacklevel=2,
             )
@@ -279,10 +315,10 @@ class MLflowRun:
         return send
 
 
-def unknown_run(client: MlflowClient, run_id: str) -> DpinnError:
+def unknown_run(tracking_uri: str, run_id: str) -> DpinnError:
     """Return the error for an id that the store does not know."""
     return DpinnError(
-        f"the MLflow store {shown_uri(client.tracking_uri)} has no run {run_id}; set "
+        f"the MLflow store {shown_uri(tracking_uri)} has no run {run_id}; set "
         "MLFLOW_TRACKING_URI to the store that has it"
     )
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import sqlite3
 import tempfile
 import time
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpinn.errors import DpinnError, first_line, shown_uri
-from dpinn.track.failures import is_lasting, reason
+from dpinn.track.failures import StoreAwayError, is_lasting, reason
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 REQUEST_TIMEOUT_S = 10  # MLflow waits 120 s and tries 8 times: minutes lost at every outage
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # where a URI names none
 SLOWEST_UPLOAD = 10_000_000  # bytes a second
 START_PATIENCE_S = 4.0  # a server that was started beside the job may still be opening its port
 
@@ -61,12 +63,36 @@ def connect(tracking_uri: str) -> MlflowClient:
     database = database_file(tracking_uri)
     if database is not None and not database.exists():
         _create_database(database)
+    _require_listening(tracking_uri)
     try:
         return MlflowClient(tracking_uri=tracking_uri)
     except Exception as error:
         raise DpinnError(
             f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}; "
             "set MLFLOW_TRACKING_URI to http://HOST:PORT or sqlite:////FOLDER/mlflow.db"
+        ) from error
+
+
+def _require_listening(tracking_uri: str) -> None:
+    """Look whether a database server is there, for which MLflow would wait minutes."""
+    port = DATABASE_PORTS.get(tracking_uri.partition(":")[0].partition("+")[0])
+    if port is None:
+        return
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(tracking_uri)
+    except ArgumentError:
+        return  # MLflow says what is wrong with it
+    if url.host is None:
+        return  # by way of a socket on this machine
+    try:
+        socket.create_connection((url.host, url.port or port), REQUEST_TIMEOUT_S).close()
+    except OSError as error:
+        raise StoreAwayError(
+            f"the MLflow store {shown_uri(tracking_uri)} does not answer ({reason(error)}); start "
+            "it, or set MLFLOW_TRACKING_URI to another one"
         ) from error
 
 

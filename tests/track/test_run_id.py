@@ -63,6 +63,38 @@ def test_a_scheduled_run_needs_no_server_at_its_start(
         job.finish("KILLED")
 
 
+def test_a_database_that_is_away_costs_seconds_not_minutes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has an id goes on without it, a new one is refused."""
+    monkeypatch.setattr("dpinn.track.mlflow_run.STOP_TIMEOUT_S", 0.1)
+    uri = f"postgresql://ada:secret@127.0.0.1:{free_port()}/mlflow"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(
+        DpinnError, match=r"does not answer \(connection refused\); start it"
+    ) as told:
+        open_run("wave", folder)
+    assert "secret" not in str(told.value)
+    with pytest.warns(DpinnWarning, match=r"nothing reaches .*\(connection refused\); run 0+ goes"):
+        job = open_run("wave", folder, "0" * 32)
+    with pytest.warns(DpinnWarning, match="did not reach"):
+        job.finish("KILLED")
+
+
+def test_what_was_begun_can_be_taken_back(folder: Path) -> None:
+    schedule_run("wave", folder).take_back()
+    with sqlite3.connect("mlflow.db") as database:
+        assert database.execute("SELECT lifecycle_stage FROM runs").fetchall() == [("deleted",)]
+
+
+def test_a_run_that_was_there_before_is_as_it_was(folder: Path) -> None:
+    for status in ("KILLED", "SCHEDULED"):
+        open_run("wave", folder).finish(status)
+        before = runs()
+        schedule_run("wave", folder).take_back()
+        assert runs() == before
+
+
 def test_the_id_of_a_checkpoint_goes_before_that_of_the_folder(folder: Path) -> None:
     first = schedule_run("wave", folder)
     other = folder.with_name("wave-2")
