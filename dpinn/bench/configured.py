@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 
 from dpinn.errors import DpinnError
@@ -14,9 +15,12 @@ from dpinn.optim import SOAP
 from dpinn.optim.sharding import ShardPlan, plan_shards
 from dpinn.solution import import_from_current_folder
 from dpinn.train.call import Call
-from dpinn.train.cli import PRECISIONS, DpinnCLI, _quieten, _sentence
+from dpinn.train.cli import DpinnCLI, _quieten, _sentence, require_allowed
 from dpinn.train.data import Collocations
 from dpinn.train.module import PINNTraining
+from dpinn.train.recording import Recorder
+from dpinn.train.stages import plan_stages
+from dpinn.train.strategies import DeepSpeedStrategy, choose_strategy
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Configured:
         output: folder in which runs get folders of their own.
         experiment: of MLflow; None where MLflow is not used.
         text: the whole configuration as YAML, files and options merged, defaults left out.
+        recorder: logs, evaluates and saves.
+        strategy: ``trainer.strategy``.
     """
 
     module: PINNTraining
@@ -38,6 +44,21 @@ class Configured:
     output: Path
     experiment: str | None
     text: str
+    recorder: Recorder
+    strategy: str | Strategy
+
+    def require_trainable(self, ranks: int) -> None:
+        """Refuse what `dpinn fit` on so many ranks would, without starting any.
+
+        Raises:
+            DpinnError: in the same words.
+        """
+        inner = self.data.inner_steps
+        self.recorder.require_intervals(self.max_steps, inner, self.module)
+        plan_stages(self.module.stages, self.module.problem, self.max_steps, inner)
+        strategy = choose_strategy(self.strategy, ranks > 1)
+        if isinstance(strategy, DeepSpeedStrategy):
+            strategy.require_suitable(self.module.optimizer_factory)
 
     @property
     def name(self) -> str:
@@ -58,13 +79,12 @@ class _Unstarted(DpinnCLI):
     """Builds problem, network and points, and nothing that would run them."""
 
     def instantiate_classes(self) -> None:
-        precision = self._get(self.config, "trainer").precision
-        if precision is not None and precision not in PRECISIONS:
-            raise DpinnError(f"trainer.precision is {precision}; a PINN needs 32-true or 64-true")
+        trainer = self._get(self.config, "trainer")
+        require_allowed(trainer)
         self.config_init = self.parser.instantiate_classes(self.config)
         self.model = self._get(self.config_init, "model")
         self.datamodule = self._get(self.config_init, "data")
-        dtype = torch.float64 if str(precision).startswith("64") else torch.float32
+        dtype = torch.float64 if str(trainer.precision).startswith("64") else torch.float32
         self.model.pinn.to(dtype)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -104,6 +124,8 @@ def configured(arguments: list[str]) -> Configured:
         output=Path(tracking.output),
         experiment=experiment if tracking.mlflow else None,
         text=cli._parser(cli.subcommand).dump(content, skip_none=False, skip_default=True),
+        recorder=cli._get(cli.config_init, "tracking"),
+        strategy=cli._get(cli.config_init, "trainer")["strategy"],
     )
 
 

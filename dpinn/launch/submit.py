@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -27,7 +27,7 @@ from dpinn.run_files import (
     write_atomically,
     write_json,
 )
-from dpinn.track import schedule_run
+from dpinn.track import MLflowRun, schedule_run
 
 DESCRIPTION = """\
 Submit a training to SLURM. It is requeued when its time is over or it is preempted, and goes on
@@ -49,6 +49,7 @@ def submit_command(arguments: list[str]) -> tuple[dict[str, Any], str, bool]:
     variants = [configured([*files, *rest, *task.options]) for task in tasks if options.sweep]
     resources = replace(resources, job_name=options.job_name or settings.module.problem.name)
     for variant in variants or [settings]:
+        variant.require_trainable(resources.ranks)
         require_points(variant, resources.ranks)
     soap = soap_summary(settings, resources)
     if not (options.dry_run and not slurm.is_here()):
@@ -57,7 +58,14 @@ def submit_command(arguments: list[str]) -> tuple[dict[str, Any], str, bool]:
         name = f"{settings.module.problem.name}-DATE-TIME"
         run = (options.run or settings.output / name).absolute()
         return {}, _script(resources, run, tasks, array).rstrip("\n"), False
-    run, job, pages = _submit(options.run, settings, resources, tasks, array, arguments)
+    # The folder of each run, and the MLflow experiment that it belongs to.
+    experiments = {
+        task.name: variant.experiment
+        for task, variant in zip(tasks, variants or [settings] * len(tasks), strict=True)
+    } or {"": settings.experiment}
+    run, job, pages = _submit(
+        options.run, settings, resources, tasks, array, experiments, arguments
+    )
     log = run / f"slurm-{job}{'_*' if tasks else ''}.log"
     result = {"job_id": job, "run": str(run), "log": str(log), "ranks": resources.ranks}
     lines = [
@@ -68,9 +76,11 @@ def submit_command(arguments: list[str]) -> tuple[dict[str, Any], str, bool]:
         f"  log     {log}",
     ]
     if pages:
-        result |= {"mlflow": pages, "experiment": settings.experiment}
+        names = sorted({name for name in experiments.values() if name})
+        result |= {"mlflow": pages, "experiment": ", ".join(names)}
         more = f" and {len(pages) - 1} more" if len(pages) > 1 else ""
-        lines.append(f"  MLflow  {pages[0]}{more}, experiment {settings.experiment}")
+        s = "s" if len(names) > 1 else ""
+        lines.append(f"  MLflow  {pages[0]}{more}, experiment{s} {', '.join(names)}")
     if soap is not None:
         lines.append(f"  SOAP    {soap}")
     lines.append(f"`dpinn jobs {shlex.quote(str(run.parent))}` shows how it goes")
@@ -152,6 +162,7 @@ def _submit(
     resources: Resources,
     tasks: list[Task],
     array: str | None,
+    experiments: dict[str, str | None],
     arguments: list[str],
 ) -> tuple[Path, str, list[str]]:
     """Write the run's folder and queue its script; if that fails, all is as it was before.
@@ -167,9 +178,11 @@ def _submit(
         )
     missing = [folder for folder in (output, *output.parents) if not folder.exists()]
     run = _folder(output) if given else new_run_folder(output, settings.module.problem.name)
-    made = missing[-1] if missing else None if given else run
-    names = (CONFIG, SCRIPT, JOB, RUN_ID)
-    before = {n: (run / n).read_bytes() for n in names if (run / n).is_file()}
+    made = [run / name for name in experiments if not (run / name).exists()]
+    made += missing if given else [run, *missing]
+    scheduled: list[MLflowRun] = []
+    files = [run / n for n in (CONFIG, SCRIPT, JOB)] + [run / n / RUN_ID for n in experiments]
+    before = {file: file.read_bytes() if file.is_file() else None for file in files}
     try:
         _write(run / CONFIG, settings.text.encode())
         _write(run / SCRIPT, _script(resources, run, tasks, array).encode())
@@ -183,21 +196,23 @@ def _submit(
             }
             write_json(run / JOB, content)
             # Begun here, so that a job needs no MLflow server at its start.
-            places = [run / task.name for task in tasks] or [run]
-            experiment = settings.experiment
-            pages = [schedule_run(experiment, place).url for place in places if experiment]
+            for name, experiment in experiments.items():
+                if experiment:
+                    scheduled.append(schedule_run(experiment, run / name))
             slurm.release(job)
         except BaseException:
             slurm.scancel(job)
             raise
     except BaseException:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
-        else:
-            for name in names:
-                _put_back(run / name, before.get(name))
+        for begun in scheduled:
+            begun.take_back()
+        for file, was in before.items():
+            _put_back(file, was)
+        for folder in made:
+            with contextlib.suppress(OSError):  # another run may be there by now
+                folder.rmdir()
         raise
-    return run, job, pages
+    return run, job, [begun.url for begun in scheduled]
 
 
 def _count(number: int, what: str) -> str:
@@ -218,6 +233,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _put_back(path: Path, content: bytes | None) -> None:
     if content is None:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
     else:
         path.write_bytes(content)

@@ -1,6 +1,7 @@
 """``dpinn submit`` and ``dpinn jobs`` with a real SLURM of two nodes."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def test_a_job_whose_time_is_nearly_up_comes_back_and_goes_on(
     wait_until(lambda: jobs(work)[0]["restarts"] == 1, "its second start")
     wait_until(lambda: "resuming" in slurm.log(number), "its going on")
     log = slurm.log(number)
-    assert f"job {number} has saved (exit code 75) and is queued again" in log
+    assert f"job {number} ended with exit code 75 and is queued again" in log
     assert len(list((work.folder / "runs").iterdir())) == 1
 
 
@@ -145,7 +146,7 @@ def test_a_preempted_job_comes_back(work: Any, slurm: Any, wait_until: Callable[
     high = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
     slurm.run("sbatch", *high, "--wrap=true")
     wait_until(lambda: jobs(work)[0]["restarts"] == 1, "its second start")
-    assert f"job {number} has saved (exit code 143) and is queued again" in slurm.log(number)
+    assert f"job {number} ended with exit code 143 and is queued again" in slurm.log(number)
 
 
 def test_an_array_trains_each_seed_in_a_folder_of_its_own(work: Any, slurm: Any) -> None:
@@ -189,6 +190,24 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     ),
     "a configuration that is none": (["--config", "none.yaml"], ["none.yaml"]),
     "an unknown key": (["--model.netwrok", 1], ["model.netwrok"]),
+    "no number of steps": (["--trainer.max_steps", -1], ["trainer.max_steps is -1"]),
+    "an interval that ends within a batch": (
+        ["--tracking.log_every", 7],
+        ["tracking.log_every is 7", "multiple of data.inner_steps, 5"],
+    ),
+    "a batch in a sweep that no interval fits": (
+        ["--sweep", "data.inner_steps=5,4"],
+        ["multiple of data.inner_steps, 4"],
+    ),
+    "a strategy that is none": (["--trainer.strategy", "ddq"], ["trainer.strategy is 'ddq'"]),
+    "an optimizer that a strategy spoils": (
+        ["--trainer.strategy", "deepspeed_stage_2"],
+        ["deepspeed_stage_2", "SOAP"],
+    ),
+    "an option of Lightning's that is not for PINNs": (
+        ["--trainer.gradient_clip_val", 1.0],
+        ["use model.clip"],
+    ),
     "seeds in another notation": (["--array", "a-b"], ["--array a-b", "0-4"]),
     "a wrong value in a sweep": (["--sweep", "model.clip=1,x"], ["model.clip", "x"]),
     "seeds and a sweep": (["--array", "0-1", "--sweep", "model.clip=1"], ["seed_everything=0,1"]),
@@ -216,6 +235,32 @@ def test_a_refused_job_leaves_a_run_as_it_was(work: Any, slurm: Any) -> None:
     assert "SLURM refuses" in work("submit", *given, "--sbatch=--nodelist=n9").sentence
     assert [path.name for path in run.iterdir()] == ["config.yaml"]
     assert (run / "config.yaml").read_text() == "as it was"
+
+
+def test_a_job_whose_mlflow_runs_cannot_be_begun_is_taken_back(work: Any, slurm: Any) -> None:
+    run = work.folder / "mine"
+    run.mkdir()
+    (run / "seed-1").write_text("in the way of the second run's folder")
+    config = work.config({"tracking.mlflow": True})
+    options = ["--nodes", 1, "--gpus-per-node", 0, "--run", run, "--array", "0-2"]
+    assert "seed-1" in work("submit", "--config", config, *options).sentence
+    assert [path.name for path in run.iterdir()] == ["seed-1"]
+    assert "wave" not in queued(slurm)
+    with sqlite3.connect(work.folder / "mlflow.db") as database:
+        runs = database.execute("SELECT name, lifecycle_stage FROM runs").fetchall()
+    assert {stage for _, stage in runs} == {"deleted"}
+
+
+def test_each_run_of_a_sweep_belongs_to_its_own_experiment(work: Any, slurm: Any) -> None:
+    config = work.config({"tracking.mlflow": True})
+    sweep = ("--sweep", "tracking.experiment=first,second")
+    job = submitted(work, "--config", config, *sweep, "--sbatch=--begin=now+1hour")
+    slurm.run("scancel", job["job_id"])
+    with sqlite3.connect(work.folder / "mlflow.db") as database:
+        query = "SELECT e.name, r.status FROM runs r JOIN experiments e USING (experiment_id)"
+        found = sorted(database.execute(query).fetchall())
+    assert found == [("first", "SCHEDULED"), ("second", "SCHEDULED")]
+    assert job["experiment"] == "first, second"
 
 
 def test_a_read_only_output_folder_is_named(
