@@ -164,14 +164,23 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(
     assert_same_run(Pair(whole.folder / RUN, work.folder / RUN, 20))
 
 
-def test_lost_shards_are_damage_as_well(work: Any) -> None:
+def a_page_turned_over(path: Path) -> None:
+    """Of the right length; a single bit might lie between two tensors."""
+    content = bytearray(path.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 4096)
+    content[middle] = bytes(byte ^ 1 for byte in content[middle])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_off, a_page_turned_over])
+def test_shards_may_be_damaged_as_well(damage: Any, work: Any) -> None:
     prepared(work, {"tracking.sharded_checkpoints": True})
     for outcome in work.ranks(2, *FIT, "--trainer.max_steps", 40):
         assert outcome.returncode == 0, outcome.stderr
     shards = work.folder / RUN / "checkpoints"
     assert {s.name for s in shards.glob("shards-*")} == {"shards-20", "shards-40"}
     largest = max((shards / "shards-40").glob("*.distcp"), key=lambda p: p.stat().st_size)
-    cut_off(largest)
+    damage(largest)
     outcomes = work.ranks(2, *FIT, "--trainer.max_steps", 60)
     for outcome in outcomes:
         assert outcome.returncode == 0, outcome.stderr
