@@ -143,8 +143,8 @@ def test_a_step_is_split_into_its_parts(work: Any) -> None:
 @pytest.mark.parametrize("changes", [{}, WRAPPED], ids=["SOAP", "ScheduleFree"])
 def test_a_step_is_timed_on_real_ranks(work: Any, changes: dict[str, Any]) -> None:
     given = ("--config", work.config(changes), "--steps", 2, "--device", "cpu", "--json")
-    rows = as_json(work("bench", "step", *given, "--ranks", 1, 3))["rows"]
-    assert [row["ranks"] for row in rows] == [1, 3]
+    rows = as_json(work("bench", "step", *given, "--ranks", 2))["rows"]
+    assert [row["ranks"] for row in rows] == [2]
     assert all(row["loss_ms"] > 0 and row["optimizer_ms"] > 0 for row in rows)
 
 

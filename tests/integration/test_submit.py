@@ -123,32 +123,6 @@ def test_a_job_is_followed_then_cancelled_and_goes_on_when_submitted_once_more(
     assert (status["step"], status["max_steps"]) == (steps, steps)
 
 
-def test_a_job_whose_time_is_nearly_up_comes_back_and_goes_on(
-    work: Any, slurm: Any, wait_until: Callable[..., None]
-) -> None:
-    config = work.config(LONG)
-    job = submitted(work, "--config", config, nodes=2, gpus=1)
-    number = job["job_id"]
-    wait_until(lambda: jobs(work)[0]["step"] > 20, "some steps")
-    slurm.run("scancel", "--signal=USR1", number)  # as --signal=USR1@120 does in time
-    wait_until(lambda: jobs(work)[0]["restarts"] == 1, "its second start")
-    wait_until(lambda: "resuming" in slurm.log(number), "its going on")
-    log = slurm.log(number)
-    assert f"job {number} ended with exit code 75 and is queued again" in log
-    assert len(list((work.folder / "runs").iterdir())) == 1
-
-
-def test_a_preempted_job_comes_back(work: Any, slurm: Any, wait_until: Callable[..., None]) -> None:
-    low = ("--partition", "low", "--sbatch=--exclusive")
-    job = submitted(work, "--config", work.config(LONG), *low, nodes=2, gpus=1)
-    number = job["job_id"]
-    wait_until(lambda: jobs(work)[0]["step"] > 20, "some steps")
-    high = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
-    slurm.run("sbatch", *high, "--wrap=true")
-    wait_until(lambda: jobs(work)[0]["restarts"] == 1, "its second start")
-    assert f"job {number} ended with exit code 143 and is queued again" in slurm.log(number)
-
-
 def test_an_array_trains_each_seed_in_a_folder_of_its_own(work: Any, slurm: Any) -> None:
     job = submitted(work, "--config", work.config(), "--array", "3,5")
     for seed in (3, 5):

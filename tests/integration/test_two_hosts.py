@@ -83,9 +83,8 @@ def has_ended(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.parametrize("cut", [0, 1], ids=["rank 0 is cut off", "rank 1 is cut off"])
 def test_both_hosts_end_soon_with_a_sentence_and_the_run_goes_on(
-    cut: int, hosts: list[str], work: Any, wait_until: Callable[..., None]
+    hosts: list[str], work: Any, wait_until: Callable[..., None]
 ) -> None:
     work.file("slow.py", SLOW_WEIGHTS)
     limit = {"DPINN_COLLECTIVE_TIMEOUT_S": str(TIMEOUT_S), "PAUSE": "0.05"}
@@ -94,7 +93,7 @@ def test_both_hosts_end_soon_with_a_sentence_and_the_run_goes_on(
     wait_until(lambda: checkpoint.exists() or has_ended(running[0].pid), "a checkpoint")
     if not checkpoint.exists():
         pytest.fail("\n".join(str(host.wait()) for host in running))
-    ip("-n", hosts[cut], "link", "set", "cable", "down")
+    ip("-n", hosts[0], "link", "set", "cable", "down")
     struck = time.monotonic()
     outcomes = [host.wait() for host in running]
     assert time.monotonic() - struck < BOUND_S
@@ -107,7 +106,7 @@ def test_both_hosts_end_soon_with_a_sentence_and_the_run_goes_on(
         assert sentence.endswith(f"; go on with: dpinn fit --resume {RUN}")
     saved = torch.load(checkpoint)["global_step"]
     assert 0 < saved < STEPS
-    ip("-n", hosts[cut], "link", "set", "cable", "up")
+    ip("-n", hosts[0], "link", "set", "cable", "up")
     first, second = [host.wait() for host in start(work, hosts, "--resume", RUN)]
     assert (first.returncode, second.returncode) == (0, 0), (first, second)
     assert f"resuming {RUN} at step {saved}" in first.stdout.splitlines()
