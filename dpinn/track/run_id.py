@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dpinn.errors import DpinnError
 from dpinn.run_files import RUN_ID, write_atomically
 from dpinn.track.mlflow_run import MLflowRun
 
@@ -27,7 +28,11 @@ def open_run(experiment: str, folder: Path, run_id: str | None = None) -> MLflow
     """
     run = MLflowRun.start(experiment, folder.name, run_id or read_run_id(folder))
     text = f"{run.run_id}\n".encode()
-    write_atomically(folder / RUN_ID, lambda file: file.write(text))
+    try:
+        write_atomically(folder / RUN_ID, lambda file: file.write(text))
+    except DpinnError:
+        run.take_back()
+        raise
     return run
 
 
