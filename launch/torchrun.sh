@@ -19,7 +19,8 @@
 #                   seconds that a signal leaves the processes to save, 120 if not set
 #
 # SIGTERM and SIGUSR1 to this process (it becomes torchrun) reach all processes, which save and end;
-# the training goes on with --resume RUN. The exit code is that of dpinn.
+# the training goes on with --resume RUN. The exit code is that of the first rank that failed; after a
+# signal it is 75 or 143, and a rank that could not save has said so.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$(realpath "$0")")/common.sh"

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Database:
     """A PostgreSQL of the test's own."""
 
     port: int
+    start: Callable[[], None]
+    stop: Callable[[], None]
 
     @property
     def uri(self) -> str:
@@ -72,14 +74,21 @@ def database() -> Iterator[Database]:
     password.write_text(PASSWORD)
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories="
     login = ("--username", "dpinn", "--pwfile", password, "--auth", "scram-sha-256")
+    log = ("--log", folder / "log", "--timeout", "240")
+
+    def start() -> None:
+        run(pg_ctl, "start", "--wait", "--pgdata", data, *log, "--options", options)
+
+    def stop() -> None:
+        run(pg_ctl, "stop", "--pgdata", data, "--mode", "immediate")
+
     try:
         run(initdb, "--pgdata", data, "--encoding", "UTF8", "--no-sync", *login)
-        log = ("--log", folder / "log", "--timeout", "240")
-        run(pg_ctl, "start", "--wait", "--pgdata", data, *log, "--options", options)
+        start()
         try:
-            yield Database(port)
+            yield Database(port, start, stop)
         finally:
-            run(pg_ctl, "stop", "--pgdata", data, "--mode", "immediate")
+            stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -141,3 +150,23 @@ def test_postgresql_itself_may_be_the_store_and_its_password_is_shown_nowhere(
     dump = [database.ask(f"SELECT value FROM {table}") for table in ("params", "tags")]
     assert PASSWORD not in str(dump)
     assert_no_password(work.folder, outcome.stdout, outcome.stderr)
+
+
+def test_a_run_that_goes_on_while_the_database_is_away_is_delivered_later(
+    database: Database, work: Any, wait_until: Callable[..., None]
+) -> None:
+    config = work.config({"tracking.mlflow": True, "tracking.experiment": "direct"})
+    store = {"MLFLOW_TRACKING_URI": database.uri}
+    outcome = work("fit", "--config", config, "--trainer.max_steps", 10, **store)
+    assert outcome.returncode == 0, outcome.stderr
+    lines = work.run_folder() / "metrics.jsonl"
+    database.stop()
+    try:
+        running = work.start("fit", "--resume", "--trainer.max_steps", 20, **store)
+        wait_until(lambda: len(lines.read_text().splitlines()) == 4, "the last step")
+    finally:
+        database.start()
+    outcome = running.wait()
+    assert outcome.returncode == 0, outcome.stderr
+    assert "goes on, and what it logs is kept and sent later" in outcome.stderr
+    assert_all_is_stored(database, work.run_folder())
