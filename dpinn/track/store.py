@@ -92,7 +92,7 @@ def _require_listening(tracking_uri: str) -> None:
     except OSError as error:
         raise StoreAwayError(
             f"the MLflow store {shown_uri(tracking_uri)} does not answer ({reason(error)}); start "
-            "it, or set MLFLOW_TRACKING_URI to another one"
+            "it, or set MLFLOW_TRACKING_URI to http://HOST:PORT or sqlite:////FOLDER/mlflow.db"
         ) from error
 
 
