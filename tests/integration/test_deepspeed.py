@@ -15,7 +15,9 @@ import torch
 pytestmark = pytest.mark.slow
 
 if importlib.util.find_spec("deepspeed") is None:
-    pytest.skip("DeepSpeed is not installed", allow_module_level=True)
+    pytest.skip(
+        "no DeepSpeed here (pip install -c constraints.txt '.[deepspeed]')", allow_module_level=True
+    )
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1.0e-3}}
 UNCLIPPED = (

@@ -72,7 +72,9 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None, reason="no shellcheck here (apt-get install shellcheck)"
+)
 def test_shellcheck_finds_nothing() -> None:
     scripts = sorted(LAUNCH.glob("*.sh"))
     done = subprocess.run(

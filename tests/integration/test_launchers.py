@@ -58,17 +58,20 @@ def by_two_torchruns(work: Any, request: pytest.FixtureRequest) -> Path:
     return run_folder(work, *(start(work, *command, **nodes, NODE_RANK=k) for k in "10"))
 
 
-def by_deepspeed(work: Any, request: pytest.FixtureRequest) -> Path:
+def require_deepspeed() -> None:
     if importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed")
+        pytest.skip("no DeepSpeed here (pip install -c constraints.txt '.[deepspeed]')")
+
+
+def by_deepspeed(work: Any, request: pytest.FixtureRequest) -> Path:
+    require_deepspeed()
     environment = {"NPROC_PER_NODE": "2", "MASTER_PORT": free_port(), "DS_ACCELERATOR": "cpu"}
     command = (LAUNCH / "deepspeed.sh", work.config(CONFIG))
     return run_folder(work, start(work, *command, **environment))
 
 
 def by_deepspeed_over_ssh(work: Any, request: pytest.FixtureRequest) -> Path:
-    if importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed")
+    require_deepspeed()
     ssh = request.getfixturevalue("ssh")
     work.file("hosts", "node0 slots=1\nnode1 slots=1\n")
     # Of the environment the nodes get no more than what DeepSpeed sends.
@@ -91,7 +94,7 @@ def ssh(tmp_path: Path) -> Iterator[Path]:
     """A folder with an ``ssh`` that knows node0 and node1, which are this machine; a real sshd."""
     missing = [name for name in ("pdsh", "sshd", "ssh-keygen") if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
-        pytest.skip(f"hosts need root, pdsh and openssh-server; missing: {missing}")
+        pytest.skip("hosts need root and an sshd (apt-get install pdsh openssh-server)")
     Path("/run/sshd").mkdir(exist_ok=True)
     for key in ("host", "user"):
         path = str(tmp_path / key)

@@ -56,7 +56,7 @@ class Database:
 def database() -> Iterator[Database]:
     initdb, pg_ctl = program("initdb"), program("pg_ctl")
     if initdb is None or pg_ctl is None:
-        pytest.skip("there is no PostgreSQL here: initdb and pg_ctl are missing")
+        pytest.skip("no PostgreSQL here (apt-get install postgresql)")
     # pytest's own folders are closed to other users.
     folder = Path(tempfile.mkdtemp(prefix="dpinn-postgresql-"))
     other: dict[str, Any] = {}

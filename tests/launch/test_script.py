@@ -98,6 +98,55 @@ def test_a_task_that_the_array_does_not_have_is_refused() -> None:
     assert "task 9" in done.stderr
 
 
+def ended(tmp_path: Path, code: int, preempted: bool = False, **variables: str) -> list[str]:
+    """What a job's body asks SLURM when its training ends so; ``srun`` and ``scontrol`` note it."""
+    noted, time = tmp_path / "noted", "2026-01-01T00:00:00" if preempted else "None"
+    noted.write_text("")
+    stand_ins = {
+        "srun": f'echo "srun $1 $2, meeting at $MASTER_ADDR:$MASTER_PORT" >> {noted}; exit {code}',
+        "scontrol": f"""case "$1 $2" in
+            "show hostnames") printf "n1\\nn2\\n" ;;
+            "show job") echo "JobId=$3 PreemptTime={time}" ;;
+            *) echo "scontrol $*" >> {noted} ;;
+        esac""",
+    }
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    told = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}
+    done = subprocess.run(
+        ["bash", "-c", "set -u\ncommand=(dpinn fit)\n" + body()],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **told, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    lines = noted.read_text().splitlines()
+    assert done.returncode == (0 if "scontrol requeue" in lines[-1] else code)
+    return lines
+
+
+@pytest.mark.parametrize("code", [143, 137, 1], ids=["saved", "killed", "before its first step"])
+def test_a_preempted_job_is_queued_again_however_its_ranks_end(tmp_path: Path, code: int) -> None:
+    assert ended(tmp_path, code, preempted=True)[1:] == ["scontrol requeue 7"]
+    assert ended(tmp_path, code)[1:] == []
+
+
+def test_a_job_comes_back_that_has_saved_and_not_one_that_is_done(tmp_path: Path) -> None:
+    assert ended(tmp_path, 75)[1:] == ["scontrol requeue 7"]
+    assert ended(tmp_path, 0, preempted=True)[1:] == []
+    task = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+    assert ended(tmp_path, 75, **task)[1:] == ["scontrol requeue 5_2"]
+
+
+def test_a_job_meets_at_its_own_place_and_lets_rank_0_report(tmp_path: Path) -> None:
+    stale = {"MASTER_ADDR": "elsewhere", "MASTER_PORT": "29500"}
+    (line,) = ended(tmp_path, 0, **stale)
+    assert line == "srun --wait=0 --kill-on-bad-exit=1, meeting at n1:10007"
+    (line,) = ended(tmp_path, 0, DPINN_MASTER_ADDR="10.0.0.1")
+    assert line.endswith("meeting at 10.0.0.1:10007")
+
+
 def test_a_percent_sign_of_a_folder_is_no_placeholder_of_slurm() -> None:
     assert "--output=/runs/50%%j/slurm-%j.log" in options(script(run="/runs/50%j"))
 
