@@ -81,18 +81,25 @@ class FixedPseudoTime(PseudoTime):
         return inverse_tau
 
 
+INVERSE_TAU = (0.01, 100.0)
+"""Bounds of 1/tau: early in training, and near its end, the ratio of the changes is noise."""
+
+
 class AdaptivePseudoTime(PseudoTime):
     """The largest stable step: ``factor * rms(change of u) / rms(change of r)`` per term.
 
-    The ratio is a finite-difference surrogate for one over the residual's local Jacobian. A
-    term whose field or residual has not changed keeps its step.
+    The ratio is a finite-difference surrogate for one over the residual's local Jacobian. 1/tau
+    moves towards the estimate with a momentum and stays between 0.01 and 100 (arXiv 2604.23528);
+    a term whose field or residual has not changed keeps its step.
 
     Args:
         tau: the step before the first estimate.
-        factor: on the ratio; an explicit step would be stable below 2.
+        factor: shrinks the estimated step where it is below 1; an explicit step would be stable
+            below 2.
         every: optimizer steps between two estimates, a multiple of `steps`.
         steps: optimizer steps a level.
         fields: which field each interior term evolves.
+        momentum: share of the old 1/tau that an estimate keeps.
     """
 
     def __init__(
@@ -102,8 +109,11 @@ class AdaptivePseudoTime(PseudoTime):
         every: int = 10,
         steps: int = 1,
         fields: Mapping[str, str] | None = None,
+        momentum: float = 0.9,
     ):
         super().__init__(tau, steps, fields)
+        if not 0 <= momentum < 1:
+            raise DpinnError(f"momentum {momentum} must be at least 0 and below 1")
         if not (factor > 0 and math.isfinite(factor)):
             raise DpinnError(f"factor {factor} must be above 0 and finite")
         if every < 1 or every % steps:
@@ -113,17 +123,18 @@ class AdaptivePseudoTime(PseudoTime):
             )
         self.factor = factor
         self.every = every
+        self.momentum = momentum
 
     def due(self, step: int) -> bool:
         """At every `every`-th step but the first, which has no level before it."""
         return step > 0 and step % self.every == 0
 
     def update(self, inverse_tau: Tensor, field_change: Tensor, residual_change: Tensor) -> Tensor:
-        """One over the factor times the ratio of the changes, where there are any."""
+        """Return 1/tau moved towards one over the factor times the ratio of the changes."""
         known = (field_change > 0) & (residual_change > 0)
-        return torch.where(
-            known, (residual_change / field_change).sqrt() / self.factor, inverse_tau
-        )
+        estimate = (residual_change / field_change).sqrt() / self.factor
+        moved = self.momentum * inverse_tau + (1 - self.momentum) * estimate
+        return torch.where(known, moved.clamp(*INVERSE_TAU), inverse_tau)
 
 
 class PseudoTimeLevel(nn.Module):

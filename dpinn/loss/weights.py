@@ -15,6 +15,10 @@ from torch import Tensor
 
 from dpinn.errors import DpinnError
 
+FLOOR = 1e-5
+"""Added to a term's size, in units of the mean size: a term that starts solved, such as the seam
+of a time window, has a gradient of roundoff, and must not get a weight of one over roundoff."""
+
 
 class TermMeasures(Protocol):
     """What a strategy may ask about the terms at a step; nothing is computed before it asks.
@@ -54,7 +58,7 @@ class TermWeights(ABC):
 
     @abstractmethod
     def due(self, step: int) -> bool:
-        """Whether this step begins with an update of the weights."""
+        """Return True if this step, counted from its stage's first, begins with an update."""
 
     @abstractmethod
     def update(self, weights: Tensor, measures: TermMeasures) -> Tensor:
@@ -75,6 +79,10 @@ class FixedWeights(TermWeights):
 
 class BalancedWeights(TermWeights):
     """Base of weights that give all terms the same size, by whatever measures it.
+
+    An update moves each weight towards ``mean size / (size + 1e-5 mean size)``, so that no update
+    aims above 1e5. Each stage starts from the start values and makes its first update after
+    `every` steps: at its first step some terms may be solved, and their sizes are roundoff.
 
     Args:
         weights: start values by term name.
@@ -99,13 +107,16 @@ class BalancedWeights(TermWeights):
         """How large each unweighted term is, shape ``terms``; not negative."""
 
     def due(self, step: int) -> bool:
-        """At every `every`-th step, the first included."""
-        return step % self.every == 0
+        """Return True at every `every`-th step of a stage, except its first."""
+        return step > 0 and step % self.every == 0
 
     def update(self, weights: Tensor, measures: TermMeasures) -> Tensor:
-        """Move towards mean size / size; a term of size zero keeps its weight."""
+        """Return the weights moved towards mean size / size; unchanged if all sizes are zero."""
         sizes = self.sizes(measures).to(weights)
-        target = torch.where(sizes > 0, sizes.mean() / sizes, weights)
+        mean = sizes.mean()
+        if mean == 0:
+            return weights
+        target = mean / (sizes + FLOOR * mean)
         return self.momentum * weights + (1 - self.momentum) * target
 
 

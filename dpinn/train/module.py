@@ -127,6 +127,15 @@ class PINNTraining(LightningModule):
         steps = self.trainer.max_steps
         plan = plan_stages(self.stages, self.problem, steps, self._data.inner_steps)
         self.course = Course(plan)
+        every = getattr(self.objective.weighting, "every", None)
+        longest = max(stage.end - stage.first for stage in plan)
+        if every is not None and longest <= every:
+            warnings.warn(
+                f"model.weights.every is {every}, but no stage has more than {longest} steps: the "
+                f"weights will not change; use a smaller one, such as {max(1, longest // 10)}",
+                DpinnWarning,
+                stacklevel=2,
+            )
 
     def configure_model(self) -> None:
         """Take the trainer's precision before a checkpoint is loaded, which would be rounded."""

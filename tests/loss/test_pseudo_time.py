@@ -206,14 +206,22 @@ def test_adaptive_step_equals_the_hand_computation(factor):
     assert level.inverse_tau.tolist() == [1 / 3.0]
     pinn, level, inside = shifted(strategy)
     level.begin(10, pinn, inside)
-    assert_close(level.inverse_tau, torch.tensor([4 / factor]).double())
+    assert_close(level.inverse_tau, torch.tensor([0.9 / 3 + 0.1 * 4 / factor], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("residual_change", "bound"), [(1e-12, 0.01), (1e12, 100.0)], ids=str)
+def test_the_inverse_of_an_adaptive_step_stays_in_its_published_bounds(residual_change, bound):
+    one = torch.ones(1).double()
+    strategy = AdaptivePseudoTime(momentum=0.0)
+    assert strategy.update(one, one, residual_change * one).tolist() == [bound]
 
 
 @pytest.mark.parametrize("changes", [(0.0, 0.0), (0.0, 2.0), (2.0, 0.0)], ids=str)
 def test_a_term_without_changes_keeps_its_step(changes):
     of_field, of_residual = torch.tensor([[changes[0], 1.0], [changes[1], 9.0]])
     old = torch.tensor([0.5, 0.5])
-    assert AdaptivePseudoTime().update(old, of_field, of_residual).tolist() == [0.5, 3.0]
+    new = AdaptivePseudoTime().update(old, of_field, of_residual)
+    assert new.tolist() == pytest.approx([0.5, 0.9 * 0.5 + 0.1 * 3.0], rel=1e-6)
 
 
 def test_at_the_first_step_there_is_no_level_to_compare_with():
@@ -342,6 +350,7 @@ def test_fields_that_do_not_fit_are_refused(problem, fields, sentence):
         ({"every": 25, "steps": 10},
          r"^every 25 must be a multiple of the 10 steps a level; use 20$"),
         ({"every": 2, "steps": 10}, r"use 10$"),
+        ({"momentum": 1.0}, r"^momentum 1.0 must be at least 0 and below 1$"),
     ],
     ids=str,
 )  # fmt: skip
