@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.launch.launched import forget_empty
 
 USAGE = """\
 usage: dpinn [--version] [--debug] COMMAND ...
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: list[str]) -> None:
+    forget_empty(os.environ)
     commands: dict[str, Callable[[list[str]], None]] = {
         "fit": _fit,
         "submit": _submit,

@@ -23,12 +23,12 @@ from dpinn.analysis import (
     statement,
     window_errors,
 )
-from dpinn.box import SAME
 from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.jet.plan import TIME
 from dpinn.loss import ResidualSums, TermLayout
 from dpinn.problem import Problem
 from dpinn.reference import FileReference, load_reference
+from dpinn.reference.domain import on_domain
 from dpinn.run_files import (
     ALIGNMENT,
     EVALUATION,
@@ -68,23 +68,9 @@ def reference_of(problem: Problem, quick: bool = False, anew: bool = False) -> x
             optional=(*free, *(q.name for q in problem.quantities)),
         )
     found = load_reference(source, quick=quick, anew=anew)
-    return _inside(found, problem, source) if isinstance(source, FileReference) else found
-
-
-def _inside(dataset: xr.Dataset, problem: Problem, source: FileReference) -> xr.Dataset:
-    """What of a file lies in the domain: a network knows nothing of what is beyond it."""
-    for name in problem.domain.coordinates:
-        low, high = problem.domain[name]
-        margin = SAME * (high - low)
-        points = dataset[name].values
-        inside = (points >= low - margin) & (points <= high + margin)
-        if not inside.any():
-            raise DpinnError(
-                f"the reference file {source.path} has no {name} from {low:g} to {high:g}, the "
-                f"domain of {type(problem).__name__}"
-            )
-        dataset = dataset.isel({name: inside})
-    return dataset
+    if not isinstance(source, FileReference):
+        return found
+    return on_domain(found, problem, f"the reference file {source.path}")
 
 
 def report_axes(problem: Problem, reference: xr.Dataset | None) -> dict[str, Array]:

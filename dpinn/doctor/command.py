@@ -31,7 +31,7 @@ def doctor_command(arguments: Sequence[str]) -> Answer | None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+    if (os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0") != "0":
         return None
 
     from dpinn.doctor.checks import CHECKS

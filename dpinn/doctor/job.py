@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import torch
 
 from dpinn.doctor.finding import Finding
-from dpinn.launch.launched import tasks_per_node
+from dpinn.launch.launched import tasks_per_node, with_values
 
 PER_NODE = "ask for --nodes and --ntasks-per-node instead of --ntasks"
 
 
 def job(name: str) -> Finding:
     """The job that this runs in."""
-    if "SLURM_JOB_ID" not in os.environ:
+    if not os.environ.get("SLURM_JOB_ID"):
         return Finding(name, "absent", "this is not inside a job")
     return job_layout(name, os.environ, torch.cuda.device_count())
 
@@ -28,12 +28,13 @@ def job_layout(name: str, variables: Mapping[str, str], visible_gpus: int) -> Fi
         variables: the environment, of which SLURM's variables count.
         visible_gpus: how many GPUs this process sees.
     """
+    variables = with_values(variables)
     nodes = int(variables.get("SLURM_JOB_NUM_NODES", "1"))
     tasks = tasks_per_node(
         variables.get("SLURM_STEP_TASKS_PER_NODE") or variables.get("SLURM_TASKS_PER_NODE", "1")
     )
     here = tasks[min(int(variables.get("SLURM_NODEID", "0")), len(tasks) - 1)]
-    gpus = int(variables.get("SLURM_GPUS_ON_NODE") or "0")
+    gpus = int(variables.get("SLURM_GPUS_ON_NODE", "0"))
     text = (
         f"job {variables['SLURM_JOB_ID']}, {nodes} node{'s' * (nodes > 1)}, "
         f"tasks per node {' '.join(map(str, tasks)) if len(set(tasks)) > 1 else tasks[0]}, "

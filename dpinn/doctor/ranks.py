@@ -75,7 +75,7 @@ def _reached(name: str, text: str, addresses: list[str], remedy: str) -> Finding
     text += f", over {', '.join(shown)}" if shown else ""
     if not addresses or not all(ipaddress.ip_address(a).is_loopback for a in addresses):
         return Finding(name, "ok", text)
-    if int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) > 1:
+    if int(os.environ.get("SLURM_JOB_NUM_NODES") or "1") > 1:
         return Finding(name, "problem", f"{text}, where other nodes cannot reach it", remedy)
     return Finding(name, "ok", f"{text}, which is for this machine alone")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from dpinn.errors import DpinnError
 
 DEEPSPEED = "the DeepSpeed launcher"
+
+RANKS = frozenset({"RANK", "LOCAL_RANK", "JSM_NAMESPACE_RANK"})
 
 FIRST_PORT, PORTS = 10_000, 20_000
 """Below the range from which Linux takes ports for outgoing connections; as in launch/body.sh."""
@@ -52,6 +54,7 @@ def launched(variables: Mapping[str, str]) -> Launched | None:
     Raises:
         DpinnError: some are missing or contradict each other.
     """
+    variables = with_values(variables)
     if "TORCHELASTIC_RUN_ID" in variables:
         return _from_torch("torchrun", variables, "LOCAL_WORLD_SIZE", "GROUP_RANK")
     if "RANK" in variables and "CROSS_RANK" in variables:
@@ -68,8 +71,20 @@ def unused_tasks(variables: Mapping[str, str]) -> int:
     """
     if launched(variables) is not None:
         return 0
-    tasks = int(variables.get("SLURM_NTASKS", "1"))
+    tasks = _number({"SLURM_NTASKS": "1"} | with_values(variables), "SLURM_NTASKS")
     return tasks if tasks > 1 else 0
+
+
+def with_values(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that have a value: one that is exported empty counts as not set."""
+    return {name: value for name, value in variables.items() if value.strip()}
+
+
+def forget_empty(environment: MutableMapping[str, str]) -> None:
+    """Remove the variables of launchers that are empty; Lightning takes each for a number."""
+    for name in environment.keys() - with_values(environment).keys():
+        if name.startswith("SLURM_") or name in RANKS:
+            del environment[name]
 
 
 def _from_torch(by: str, variables: Mapping[str, str], local_size: str, node: str) -> Launched:
@@ -110,7 +125,7 @@ def _from_slurm(variables: Mapping[str, str]) -> Launched:
             f"SLURM has spread the tasks unevenly over the nodes, {tasks}; ask for "
             "--ntasks-per-node instead of --ntasks"
         )
-    nodes = variables.get("SLURM_STEP_NODELIST", "") or variables.get("SLURM_JOB_NODELIST", "")
+    nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_JOB_NODELIST", "")
     job = re.sub(r"\D", "", variables.get("SLURM_JOB_ID", "0"))
     port = variables.get("MASTER_PORT") or str(FIRST_PORT + int(job) % PORTS)
     return _checked(
@@ -129,9 +144,14 @@ def _from_slurm(variables: Mapping[str, str]) -> Launched:
 
 
 def first_node(nodes: str) -> str:
-    """The first name of SLURM's list of nodes, such as ``gpu[03-05,9],login``."""
-    match = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\]([^\[,]*))?", nodes)
-    return "" if match is None else "".join(part or "" for part in match.groups())
+    """The first name in SLURM's list of nodes.
+
+    Example:
+        >>> first_node("rack[0-1]_blade[03-05,9],login")
+        'rack0_blade03'
+    """
+    group = re.match(r"(?:[^\[,]|\[[^\]]*\])*", nodes.strip())
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", group[0] if group else "")
 
 
 def tasks_per_node(text: str) -> list[int]:
@@ -154,7 +174,7 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def _number(variables: Mapping[str, str], name: str) -> int:
-    text = variables[name]
+    text = variables.get(name, "")
     if not text.isascii() or not text.isdigit():
         raise DpinnError(f"{name} is {text!r}; the launcher must set it to a number")
     return int(text)

@@ -36,6 +36,9 @@ command=(dpinn fit --config "$run/config.yaml" --run "$run/$task" "${{options[@]
 TRAINING = 'command=(dpinn fit --config "$run/config.yaml" --run "$run")\n'
 
 
+OPTION = re.compile(r"(-[^\s=]+)(?:(=|[ \t]+(?!-))([^\n]*))?")
+"""An option of sbatch: its name, what separates it from its value, and the value."""
+
 LEAST = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "grace": 30}
 """Saving, the ranks' leaving and the requeue must fit into the grace."""
 
@@ -92,8 +95,11 @@ class Resources:
                 "seconds at its end in which the training saves; ask for more time"
             )
         for option in self.further:
-            if not option.startswith("-") or "\n" in option:
-                raise DpinnError(f"--sbatch {option!r} is no option such as --sbatch=--exclusive")
+            if not OPTION.fullmatch(option):
+                raise DpinnError(
+                    f"--sbatch {option!r} is no option such as --sbatch=--exclusive; repeat "
+                    "--sbatch for several"
+                )
 
     @property
     def ranks(self) -> int:
@@ -133,7 +139,7 @@ class Resources:
             for name, value in given.items()
             if value is not None
         ]
-        return [*named, *self.further]
+        return [*named, *map(_further, self.further)]
 
 
 def batch_script(
@@ -171,6 +177,17 @@ def body() -> str:
     return files("dpinn.launch").joinpath("body.sh").read_text()
 
 
+def _further(option: str) -> str:
+    """An option of the user's in a line of ``#SBATCH``: the shell has taken its quotes away."""
+    found = OPTION.fullmatch(option)
+    assert found is not None  # `Resources` has checked it
+    name, separator, value = found.groups(default="")
+    return f"{name}{separator}{_quoted(value)}"
+
+
 def _quoted(value: str) -> str:
-    """A value in a line of ``#SBATCH``, which knows double quotes."""
-    return value if re.fullmatch(r"[^\s\"'#\\]*", value) else '"' + value.replace('"', r"\"") + '"'
+    """A value in a line of ``#SBATCH``, which knows double quotes and backslashes."""
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    if is_quoted or re.fullmatch(r"[^\s\"'#\\]*", value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

@@ -170,9 +170,8 @@ def job_id(variables: Mapping[str, str]) -> str | None:
 
     SLURM_JOB_ID of an array's first task is that of the whole array.
     """
-    if "SLURM_ARRAY_JOB_ID" in variables:
-        return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
-    return variables.get("SLURM_JOB_ID")
+    array, task = (variables.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else variables.get("SLURM_JOB_ID") or None
 
 
 def is_preempted(job: str | None) -> bool:

@@ -1,7 +1,14 @@
 import pytest
 
 from dpinn import DpinnError
-from dpinn.launch.launched import Launched, first_node, launched, tasks_per_node, unused_tasks
+from dpinn.launch.launched import (
+    Launched,
+    first_node,
+    forget_empty,
+    launched,
+    tasks_per_node,
+    unused_tasks,
+)
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "7",
@@ -106,6 +113,28 @@ def test_forgotten_srun_is_noticed() -> None:
     assert unused_tasks(SRUN) == unused_tasks(TORCHRUN) == unused_tasks({}) == 0
 
 
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "RANK"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_variable_counts_as_not_set(name: str, value: str) -> None:
+    assert launched({name: value}) is None
+    assert unused_tasks({"SLURM_JOB_ID": "1", name: value}) == 0
+    environment = {name: value, "SLURM_JOB_ID": "1", "PATH": ""}
+    forget_empty(environment)
+    assert environment == {"SLURM_JOB_ID": "1", "PATH": ""}
+
+
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "SLURM_JOB_NODELIST", "SLURM_JOB_ID"])
+def test_an_empty_variable_beside_those_of_a_step_changes_nothing(name: str) -> None:
+    without = {k: v for k, v in SRUN.items() if k != name}
+    assert launched(without | {name: ""}) == launched(without)
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"])
+def test_a_step_without_its_numbers_is_refused(name: str) -> None:
+    with pytest.raises(DpinnError, match=f"{name} is ''"):
+        launched(SRUN | {name: ""})
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
@@ -137,6 +166,12 @@ def test_a_variable_that_is_missing_is_named(name: str) -> None:
         ("n1", "n1"),
         ("n1,n2", "n1"),
         ("rack1-gpu[7]-ib,x", "rack1-gpu7-ib"),
+        ("rack[0-1]_blade[3-4]", "rack0_blade3"),
+        ("r1i[0-1]n[0-3]", "r1i0n0"),
+        ("r1i[2,4]n[07-09,11]-ib0,r2i0n0", "r1i2n07-ib0"),
+        ("n[001-010,012]", "n001"),
+        ("a1,b[2-3]", "a1"),
+        ("a[1-2],b[3-4]c[5-6]", "a1"),
         ("", ""),
     ],
 )

@@ -180,3 +180,30 @@ def test_impossible_resources_are_refused(changes: dict[str, Any], told: str) ->
     with pytest.raises(DpinnError) as refusal:
         Resources(**BASE | changes)
     assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--comment=two words", ["--comment=two words"]),
+        ("--comment two words", ["--comment", "two words"]),
+        ('--comment="two words"', ["--comment=two words"]),
+        ("--comment='two words'", ["--comment=two words"]),
+        ('--comment=a "b" \\ #c', ['--comment=a "b" \\ #c']),
+        ("--comment=it's", ["--comment=it's"]),
+        ("-p gpu", ["-p", "gpu"]),
+        ("--nice=3", ["--nice=3"]),
+        ("--comment=", ["--comment="]),
+    ],
+)
+def test_what_the_user_quoted_stays_one_word(given: str, words: list[str]) -> None:
+    script = batch_script(
+        Resources("j", 1, 0, 1, further=(given,)), Path("/run"), Path("/here"), Path("/python")
+    )
+    lines = [line for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert shlex.split(lines[-1].removeprefix("#SBATCH")) == words
+
+
+def test_several_options_in_one_are_refused() -> None:
+    with pytest.raises(DpinnError, match="repeat --sbatch"):
+        Resources("j", 1, 0, 1, further=("--exclusive --nice=3",))
