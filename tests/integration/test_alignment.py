@@ -69,7 +69,7 @@ def test_a_step_that_measures_costs_one_backward_pass_a_term_and_one_more(work: 
     terms = len([k for k in alignment_terms(work.run_folder())])
     assert terms == TERMS
     passes = [json.loads(line) for line in (work.folder / "passes.jsonl").read_text().splitlines()]
-    # Steps 0 and 10 measure for the weights as well, and pay no more for it.
+    # Step 10 measures for the weights as well, and pays no more for it.
     assert passes == [terms + 1 if step % 5 == 0 else 1 for step in range(20)]
 
 
