@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from dpinn.condition import Place
 from dpinn.errors import DpinnError
 from dpinn.explain import BY_NAME, explained, line_of
+from dpinn.graph import leaves
 from dpinn.jet import Field, Record, RecordingField
 
 if TYPE_CHECKING:
@@ -55,15 +57,14 @@ class DryCall:
         columns = dict(zip(self.coordinates, points.unbind(1), strict=True))
         # They require a gradient as in training, where it shows what each term depends on.
         values.requires_grad_()
-        with explained(self.title, self.method, self.coordinates), torch.enable_grad():
+        explanation = explained(self.title, self.method, self.coordinates)
+        with explanation, torch.enable_grad(), _NoGradientsByCoordinates(values):
             fields = {
                 field: RecordingField(field, value, self.record)
                 for field, value in zip(self.fields, values.unbind(0), strict=True)
             }
             given = {a: fields.get(a, columns.get(a)) for a in self.arguments}
             self.returned = self.method(**given)
-            if any(column.requires_grad for column in columns.values()):
-                raise ValueError(BY_NAME)
 
     def require_terms(self) -> tuple[str, ...]:
         """Return the names of the terms.
@@ -117,6 +118,37 @@ class DryCall:
 
     def _mistake(self, sentence: str) -> DpinnError:
         return DpinnError(f"{sentence} ({line_of(self.method)})")
+
+
+class _NoGradientsByCoordinates(TorchFunctionMode):
+    """Refuses to differentiate what depends on the fields by what does not.
+
+    The fields are no function of the coordinates that the method sees, so that the result would
+    lack all but the explicit dependence on them.
+    """
+
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.values = values
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if function is torch.autograd.grad:
+            given = dict(zip(("outputs", "inputs"), args, strict=False)) | named
+            if self._any(given["outputs"], True) and self._any(given["inputs"], False):
+                raise ValueError(BY_NAME)
+        return function(*args, **named)
+
+    def _any(self, tensors: Tensor | Sequence[Tensor], depends: bool) -> bool:
+        """Whether some of the tensors depend on the fields, or do not."""
+        some = [tensors] if isinstance(tensors, Tensor) else tensors
+        return any(any(leaf is self.values for leaf in leaves(t)) == depends for t in some)
 
 
 def require_real(what: str, value: Any, where: str) -> None:

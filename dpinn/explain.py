@@ -32,6 +32,11 @@ BY_NAME = (
     "in u.x, and write those of expressions out by the product or chain rule"
 )
 
+NUMPY = (
+    "numpy's functions and arrays know no gradients and no GPU; use those of torch, such as "
+    "torch.sin(u), and torch.as_tensor(...) for arrays"
+)
+
 MEANINGS = (
     (
         r"Boolean value of Tensor",
@@ -47,8 +52,7 @@ MEANINGS = (
         r"[Cc]an't call numpy\(\) on Tensor that requires grad|__array_ufunc__"
         r"|'(numpy\.)?ndarray' and 'Tensor'|'Tensor' and '(numpy\.)?ndarray'"
         r"|can't convert \S+ device type tensor to numpy|must be Tensor, not (numpy\.)?ndarray",
-        "numpy's functions and arrays know no gradients and no GPU; use those of torch, such as "
-        "torch.sin(u), and torch.as_tensor(...) for arrays",
+        NUMPY,
     ),
     (
         r"differentiated Tensors|does not require grad and does not have a grad_fn",
@@ -126,6 +130,8 @@ def meaning(error: Exception, source: str, coordinates: Sequence[str]) -> str:
                 instead=f"torch.{called[1]}" if called else "that of torch, such as torch.sin",
                 what=f".{method[1]}" if method else "what is read with a dot",
             )
+    if isinstance(error, TypeError) and re.search(r"\b(np|numpy)\.\w+\(", source):
+        return NUMPY  # it has called a method of torch in its own way
     if isinstance(error, AttributeError | ValueError):
         return message
     return f"{type(error).__name__}: {message}" if str(error) else type(error).__name__

@@ -40,7 +40,7 @@ class SolutionField(Field):
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """Functions of numpy see an array; there is no gradient that they could lose."""
-        arrays = [np.asarray(i) if isinstance(i, Field) else i for i in inputs]
+        arrays = [np.asarray(i) if isinstance(i, Field | Tensor) else i for i in inputs]
         return getattr(function, method)(*arrays, **options)
 
     def _read(self, key: Key) -> Tensor:

@@ -18,8 +18,9 @@ from dpinn.condition import Condition
 from dpinn.dry_call import require_real
 from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.explain import explained, line_of
+from dpinn.graph import leaves
 from dpinn.held import attributes_of, held
-from dpinn.jet import Field
+from dpinn.jet import DerivativePlan, Field, autograd_jet
 from dpinn.jet.field import spell
 from dpinn.nn import PINN
 from dpinn.problem import Problem
@@ -35,6 +36,9 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
 
 Far above rounding, which high derivatives amplify; a mean over points changes by more.
 """
+
+Evaluation = tuple[dict[str, Tensor], dict[str, Field], Tensor | None]
+"""Terms, fields, and perhaps the curvature of the network, at some points."""
 
 
 def require_trainable(
@@ -91,9 +95,25 @@ class _Residuals(nn.Module):
         self.problem = problem
         self.condition = condition
 
-    def forward(self, points: Tensor) -> tuple[dict[str, Tensor], dict[str, Field]]:
+    def forward(self, points: Tensor) -> Evaluation:
         fields = self.pinn.fields(points, self.condition.plan)
-        return self.problem.evaluate(self.condition, fields, points), fields
+        terms = self.problem.evaluate(self.condition, fields, points)
+        # All rules for jets are of smooth functions.
+        needed = not self.pinn.taylor and self.condition.plan.order >= 2
+        return terms, fields, self._curvature(points) if needed else None
+
+    def _curvature(self, points: Tensor) -> Tensor:
+        """Second derivatives of the network along a line in the space of its own inputs.
+
+        They tell that a network is piecewise linear even where the embedding of a periodic
+        coordinate is not.
+        """
+        embedded = self.pinn.embedding(points).detach()
+        direction = torch.cos(torch.arange(1.0, 1.0 + embedded.shape[1])).to(embedded)
+        plan = DerivativePlan.build(("s",), [(2,)])
+        start = torch.zeros_like(points[:, :1])
+        line = autograd_jet(lambda s: self.pinn.network(embedded + s * direction), start, plan)
+        return line.channels[plan.position[(2,)]]
 
 
 class _ConditionCheck:
@@ -112,14 +132,14 @@ class _ConditionCheck:
         """Raise an error for the first mistake."""
         module = _Residuals(self.pinn, self.problem, self.condition)
         with explained(self.title, self.method, self.problem.domain.coordinates):
-            terms, fields = module(self.points)
+            terms, fields, _ = module(self.points)
         self._require_dependence(terms, fields)
         self._move_parameters()
-        whole, fields = self._evaluate(self.points)
-        again, fields_again = self._evaluate(self.points)
-        half, half_fields = self._evaluate(self.points[::2])
+        whole, fields, curvature = self._evaluate(self.points)
+        again, fields_again, _ = self._evaluate(self.points)
+        half, half_fields, _ = self._evaluate(self.points[::2])
         self._require_single_values(fields, fields_again, half_fields)
-        self._require_derivatives(fields)
+        self._require_derivatives(fields, curvature)
         for term, residual in whole.items():
             if not self._same(residual, again[term]):
                 raise self._mistake(term, "changes from call to call; let it draw no numbers")
@@ -143,18 +163,18 @@ class _ConditionCheck:
             id(leaf)
             for f in fields.values()
             for tensor in (f.value, *f.derivatives.values())
-            for leaf in _leaves(tensor)
+            for leaf in leaves(tensor)
         }
         for term, value in terms.items():
             require_real(f"{self.title}: the term {term!r}", value, line_of(self.method))
-            leaves = _leaves(value)
-            if any(id(leaf) not in known for leaf in leaves):
+            read = [id(leaf) for leaf in leaves(value)]
+            if not known.issuperset(read):
                 raise self._mistake(
                     term,
                     "reads a tensor that requires a gradient and that nothing would train; make it "
                     "a number, or call requires_grad_(False) on it",
                 )
-            if not any(id(leaf) in trained for leaf in leaves):
+            if trained.isdisjoint(read):
                 raise self._mistake(
                     term,
                     "has no gradient, as it depends on no trained parameter by operations that "
@@ -179,7 +199,7 @@ class _ConditionCheck:
                 if dtype == self.points.dtype:
                     raise
 
-    def _evaluate(self, points: Tensor) -> tuple[dict[str, Tensor], dict[str, Field]]:
+    def _evaluate(self, points: Tensor) -> Evaluation:
         return functional_call(self.moved, self.state, (points.to(self.dtype),))
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
@@ -210,12 +230,14 @@ class _ConditionCheck:
                     "depends on the others, as with batch normalization; use LayerNorm or none"
                 )
 
-    def _require_derivatives(self, fields: Mapping[str, Field]) -> None:
+    def _require_derivatives(self, fields: Mapping[str, Field], curvature: Tensor | None) -> None:
         """Refuse a network of which a derivative of second or higher order is zero everywhere."""
+        piecewise_linear = curvature is not None and not curvature.any()
         first = next(iter(fields.values()))
         for key in first.derivatives:
             high = isinstance(key, str) or sum(key) >= 2
-            if high and not any(bool(f.derivatives[key].any()) for f in fields.values()):
+            vanishes = not any(bool(f.derivatives[key].any()) for f in fields.values())
+            if high and (vanishes or piecewise_linear):
                 name = spell(key, first.coordinates)
                 raise DpinnError(
                     f"{self.title} reads {first.name}.{name}, but second or higher derivatives of "
@@ -263,19 +285,3 @@ def _moved_state(pinn: PINN, dtype: torch.dtype, device: torch.device) -> dict[s
             value = value + scale * noise.to(device, dtype)
         state[f"pinn.{name}"] = value.clone().requires_grad_(parameter.requires_grad)
     return state
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """The tensors that require a gradient from which this one was computed."""
-    if tensor.grad_fn is None:
-        return [tensor] if tensor.requires_grad else []
-    found, seen, waiting = [], set(), [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [before for before, _ in node.next_functions if before is not None]
-    return found
