@@ -129,6 +129,21 @@ def test_a_network_that_is_linear_at_first_passes() -> None:
     look(Heat(), pinn, torch.float32)
 
 
+def test_a_network_that_is_saturated_at_first_passes() -> None:
+    """In seconds and metres, say; all derivatives underflow, but not for good."""
+
+    class Large(Problem):
+        domain = Box(t=(1e6, 2e6), x=(1e4, 2e4))
+        fields = ("u",)
+        residual = Heat.residual
+
+    pinn = pinn_of(Large(), small, torch.float64)
+    plan = Large().conditions[0].plan
+    points = torch.tensor([[1.5e6, 1.5e4]], dtype=torch.float64)
+    assert not pinn.fields(points, plan)["u"].xx.any()
+    look(Large(), pinn, torch.float64)
+
+
 def test_an_inequality_that_holds_already_passes() -> None:
     check(with_residual(lambda self, u: {"pde": u.t - u.xx, "above": torch.relu(-u - 1e3)}))
 
