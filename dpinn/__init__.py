@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpinn.box import Box
     from dpinn.errors import DpinnError, DpinnWarning
-    from dpinn.problem import Problem, Terms, on, quantity
+    from dpinn.problem import Problem, Terms, at, on, quantity
     from dpinn.solution import Solution, load
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Problem",
     "Solution",
     "Terms",
+    "at",
     "load",
     "on",
     "quantity",
@@ -26,7 +27,7 @@ __all__ = [
 _HOMES = {
     "dpinn.errors": ("DpinnError", "DpinnWarning"),
     "dpinn.box": ("Box",),
-    "dpinn.problem": ("Problem", "Terms", "on", "quantity"),
+    "dpinn.problem": ("Problem", "Terms", "at", "on", "quantity"),
     "dpinn.solution": ("Solution", "load"),
 }
 

@@ -206,7 +206,8 @@ def residual_norms(solution: Solution) -> dict[str, float]:
     layout = TermLayout.build(collocation)
     points = collocation.batch_at(0, device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad():
-        sums = ResidualSums(pinn, problem, collocation)(points)
+        held = problem.to(parameter.dtype, parameter.device)
+        sums = ResidualSums(pinn, held, collocation)(points)
     means = [float(m.mean()) for m in layout.means(sums)]
     return {name: math.sqrt(m) for name, m in zip(layout.names, means, strict=True)}
 

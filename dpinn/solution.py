@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -32,6 +33,15 @@ class SolutionField(Field):
     ):
         super().__init__(name, value, coordinates, {})
         self.derive = derive
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        array = self.value.detach().cpu().numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Functions of numpy see an array; there is no gradient that they could lose."""
+        arrays = [np.asarray(i) if isinstance(i, Field | Tensor) else i for i in inputs]
+        return getattr(function, method)(*arrays, **options)
 
     def _read(self, key: Key) -> Tensor:
         if key not in self.derivatives:

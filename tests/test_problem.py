@@ -176,9 +176,12 @@ def test_on_without_a_face_is_refused_where_it_stands():
         on(x="left")
 
 
-def test_error_in_the_users_own_code_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
+def test_error_in_the_users_own_code_keeps_its_words_and_traceback():
+    with pytest.raises(
+        DpinnError, match=r"Mine\.residual: ZeroDivisionError: .* \(test_problem\.py, line \d+\)$"
+    ) as caught:
         _ = problem(**residual(lambda u, t, x: {"pde": u.t / (1 // 0)})).conditions
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 # --- conditions -----------------------------------------------------------------------------
@@ -219,19 +222,19 @@ def test_conditions_stand_in_an_order_that_can_be_predicted():
 
 
 @pytest.mark.parametrize(
-    ("name", "faces", "arguments", "plan"),
+    ("name", "places", "arguments", "plan"),
     [
         ("residual", (), ("u", "p"), "value, t, x, y, laplacian"),
-        ("initial", (("t", 0.0),), ("u",), "value"),
-        ("three_walls", (("x", 0.0), ("x", 1.0), ("y", 0.0)), ("u",), "value"),
-        ("lid", (("y", 2.0),), ("p", "x", "u"), "value, y"),
-        ("end", (("t", 1.0),), ("u",), "value, t"),
+        ("initial", ({"t": 0.0},), ("u",), "value"),
+        ("three_walls", ({"x": 0.0}, {"x": 1.0}, {"y": 0.0}), ("u",), "value"),
+        ("lid", ({"y": 2.0},), ("p", "x", "u"), "value, y"),
+        ("end", ({"t": 1.0},), ("u",), "value, t"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_condition_knows_its_faces_arguments_and_derivatives(name, faces, arguments, plan):
+def test_condition_knows_its_places_arguments_and_derivatives(name, places, arguments, plan):
     (condition,) = [c for c in Derived().conditions if c.name == name]
-    assert condition.faces == faces
+    assert condition.places == places
     assert condition.arguments == arguments
     assert str(condition.plan) == plan
 
@@ -252,7 +255,7 @@ def test_subclass_can_replace_a_condition():
             return {"wall": u}
 
     (walls,) = Open().conditions[1:]
-    assert walls.faces == (("x", 0.0),)
+    assert walls.places == ({"x": 0.0},)
     assert walls.terms == ("wall",)
 
 

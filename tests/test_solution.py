@@ -48,6 +48,17 @@ def test_numbers_arrays_and_tensors_give_the_same_values() -> None:
     torch.testing.assert_close(from_array, one_by_one, rtol=1e-14, atol=1e-14)
 
 
+def test_a_field_of_a_solution_is_an_array_of_numpy() -> None:
+    """There is no gradient to lose, unlike in a training."""
+    u = solution()(t=0.2, x=np.linspace(-1, 1, 5), y=1.0)["u"]
+    value = u.value.numpy()
+    np.testing.assert_array_equal(np.asarray(u), value)
+    assert np.asarray(u, dtype=np.float32).dtype == np.float32
+    np.testing.assert_array_equal(np.hypot(u, 2 * u), np.hypot(value, 2 * value))
+    np.testing.assert_array_equal(np.sqrt(2.0) * u, np.sqrt(2.0) * value)
+    np.testing.assert_array_equal(np.ones(5) - u, 1 - value)
+
+
 def test_numbers_are_not_rounded_to_single_precision_on_their_way() -> None:
     s = solution()
     double = torch.tensor(0.1, dtype=torch.float64)

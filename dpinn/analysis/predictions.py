@@ -53,6 +53,8 @@ def observe(pinn: Network, problem: Problem) -> Observe:
         pinn: the network.
         problem: names the fields and quantities.
     """
+    like = next(iter(pinn.parameters()))
+    problem = problem.to(like.dtype, like.device)
     quantities = problem.quantities
     plan = DerivativePlan.build(
         problem.domain.coordinates,

@@ -72,7 +72,8 @@ class LossStep:
         self.create_graph = create_graph
         self.device, self.rank, self.world_size = device, rank, world_size
         offset, _ = rank_slice(self.collocation.batch, rank, world_size)
-        sums = ResidualSums(self.pinn, settings.module.problem, self.collocation, offset)
+        problem = settings.module.problem.to(next(self.pinn.parameters()).dtype, device)
+        sums = ResidualSums(self.pinn, problem, self.collocation, offset)
         mode = "off" if create_graph else settings.module.compile_mode
         compiled = None
         if decide(mode, settings.max_steps, device, self.pinn.taylor):

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dpinn.errors import DpinnError
+from dpinn.jet.derivative_names import suggested_derivative
 from dpinn.jet.jet import Jet
 from dpinn.jet.plan import (
     LAPLACIAN,
@@ -32,8 +34,13 @@ class Field:
     """One field at a batch of points: its value, and its derivatives by name.
 
     ``u.t``, ``u.xx``, ``u.laplacian`` and ``u.d("theta", "theta")`` are plain tensors of the
-    value's shape; used by itself (``u**3``, ``torch.sin(u)``) a field is its value.
+    value's shape; used by itself (``u**3``, ``torch.sin(u)``) a field is its value. A number or an
+    array of numpy may be an operand, on either side; numpy's functions are refused, as they would
+    lose the gradient.
     """
+
+    # Else numpy would answer ``np.sqrt(2.0) * u`` by itself, with an array.
+    __array_ufunc__: Any = None
 
     def __init__(
         self, name: str, value: Tensor, coordinates: Sequence[str], derivatives: dict[Key, Tensor]
@@ -51,10 +58,13 @@ class Field:
         index = parse_derivative(attribute, self.coordinates)
         if index is not None:
             return self._read(index)
-        if not hasattr(Tensor, attribute):
+        # A tensor's own ``t`` would be taken for the derivative along a time that there is not.
+        if not hasattr(Tensor, attribute) or attribute == TIME:
+            meant = suggested_derivative(attribute, self.name, self.coordinates)
             raise AttributeError(
                 f"{self.name}.{attribute} is no derivative; "
-                f"the coordinates of {self.name} are {', '.join(self.coordinates)}"
+                + (f"write {meant}, as " if meant else "")
+                + f"the coordinates of {self.name} are {', '.join(self.coordinates)}"
             )
         return getattr(self.value, attribute)
 
@@ -93,62 +103,74 @@ class Field:
         return self.value[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        array = self.value.detach().cpu().numpy()
-        return array if dtype is None else array.astype(dtype)
+        raise TypeError(
+            f"{self.name} cannot become an array of numpy, which knows no gradients; use the "
+            "functions of torch, such as torch.sin(u), or u.value.detach().cpu().numpy()"
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def _operand(self, other: Any) -> Any:
+        """What stands on the other side, as the value can be computed with."""
+        if isinstance(other, np.ndarray):
+            array = torch.as_tensor(other, device=self.value.device)
+            return array.to(self.value.dtype) if array.is_floating_point() else array
+        return other.item() if isinstance(other, np.generic) else _unwrap(other)
 
     def __neg__(self) -> Tensor:
         return -self.value
 
     def __add__(self, other: Any) -> Tensor:
-        return self.value + _unwrap(other)
+        return self.value + self._operand(other)
 
     def __radd__(self, other: Any) -> Tensor:
-        return other + self.value
+        return self._operand(other) + self.value
 
     def __sub__(self, other: Any) -> Tensor:
-        return self.value - _unwrap(other)
+        return self.value - self._operand(other)
 
     def __rsub__(self, other: Any) -> Tensor:
-        return other - self.value
+        return self._operand(other) - self.value
 
     def __mul__(self, other: Any) -> Tensor:
-        return self.value * _unwrap(other)
+        return self.value * self._operand(other)
 
     def __rmul__(self, other: Any) -> Tensor:
-        return other * self.value
+        return self._operand(other) * self.value
 
     def __truediv__(self, other: Any) -> Tensor:
-        return self.value / _unwrap(other)
+        return self.value / self._operand(other)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return other / self.value
+        return self._operand(other) / self.value
 
     def __pow__(self, exponent: Any) -> Tensor:
-        return self.value ** _unwrap(exponent)
+        return self.value ** self._operand(exponent)
 
     def __rpow__(self, base: Any) -> Tensor:
-        return base**self.value
+        return self._operand(base) ** self.value
 
     def __abs__(self) -> Tensor:
         return abs(self.value)
 
     def __lt__(self, other: Any) -> Tensor:
-        return self.value < _unwrap(other)
+        return self.value < self._operand(other)
 
     def __le__(self, other: Any) -> Tensor:
-        return self.value <= _unwrap(other)
+        return self.value <= self._operand(other)
 
     def __gt__(self, other: Any) -> Tensor:
-        return self.value > _unwrap(other)
+        return self.value > self._operand(other)
 
     def __ge__(self, other: Any) -> Tensor:
-        return self.value >= _unwrap(other)
+        return self.value >= self._operand(other)
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return self.value == _unwrap(other)
+        return self.value == self._operand(other)
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return self.value != _unwrap(other)
+        return self.value != self._operand(other)
 
     __hash__ = object.__hash__
 

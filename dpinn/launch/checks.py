@@ -26,7 +26,8 @@ def require_points(settings: Configured, ranks: int) -> None:
             f"data.batch {collocation.batch} is less than a point for each of the {ranks} ranks; "
             f"ask for fewer ranks, or set data.batch to {ranks} or more"
         )
-    few = [c.name for c in collocation.problem.conditions if collocation.count(c) < ranks]
+    sampled = [c for c in collocation.problem.conditions if not c.listed]
+    few = [c.name for c in sampled if collocation.count(c) < ranks]
     if few:
         warnings.warn(
             f"{', '.join(few)}: fewer points than the {ranks} ranks, some of which have none; that "

@@ -71,7 +71,7 @@ def ntk_means(
         count = collocation.count(condition)
         index = torch.arange(*rank_slice(count, rank, world_size), device=here.device)
         chunk = index * collocation.condition_chunks(condition) // count
-        weights = torch.ones_like(here[:, 0]) if condition.faces else causal.to(here)[chunk]
+        weights = torch.ones_like(here[:, 0]) if condition.places else causal.to(here)[chunk]
         if probes is None:
             sums = reduce(_exact_sums(residuals, here, weights, parameters))
         else:

@@ -160,7 +160,7 @@ class PseudoTimeLevel(nn.Module):
         super().__init__()
         self.strategy = strategy
         self.problem = problem
-        self.condition = next(c for c in problem.conditions if not c.faces)
+        self.condition = next(c for c in problem.conditions if not c.places)
         self.pairs = _pairs(strategy.fields, self.condition, problem)
         self.columns = [pinn.field_names.index(field) for field in self.pairs.values()]
         self.previous = copy.deepcopy(pinn).requires_grad_(False)

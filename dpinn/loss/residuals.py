@@ -45,7 +45,7 @@ class TermLayout:
                 names.append(term)
                 chunks.append(parts)
                 counts.append(collocation.count(condition) / parts)
-                causal.append(not condition.faces)
+                causal.append(not condition.places)
         return cls(tuple(names), tuple(chunks), tuple(counts), tuple(causal))
 
     def split(self, sums: Tensor) -> list[Tensor]:
@@ -71,7 +71,7 @@ def condition_residuals(
     """
     fields = pinn.fields(points, condition.plan)
     terms = problem.evaluate(condition, fields, points)
-    if pseudo_time is not None and not condition.faces:
+    if pseudo_time is not None and not condition.places:
         terms = pseudo_time(terms, fields, points)
     return [terms[term] for term in condition.terms]
 

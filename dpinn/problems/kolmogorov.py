@@ -48,8 +48,7 @@ class Kolmogorov(Problem):
         self.horizon = horizon
         self.seed = seed
         self.domain = Box(t=(0.0, horizon), x=(0.0, 1.0), y=(0.0, 1.0))
-        self._start = KolmogorovStart(force, seed)
-        self._series: dict[torch.device, Tensor] = {}
+        self.start = TurbulentStart(KolmogorovStart(force, seed))
 
     def residual(self, u: Field, v: Field, p: Field, y: Tensor) -> Terms:
         """Momentum in both directions, and incompressibility."""
@@ -74,11 +73,25 @@ class Kolmogorov(Problem):
         """A pseudo-spectral simulation, refined until converged."""
         return KolmogorovReference(self.viscosity, self.force, self.horizon, self.seed)
 
-    def start(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Give u and v at t = 0 where ``x`` and ``y``, tensors of ``N``, say."""
+
+class TurbulentStart:
+    """The Fourier series of the start, in float64 whatever the precision of the training.
+
+    An object of its own, since a problem's tensors are rounded to that precision.
+
+    Args:
+        reference: from which the velocity is loaded when it is first asked for.
+    """
+
+    def __init__(self, reference: KolmogorovStart):
+        self.reference = reference
+        self._series: dict[torch.device, Tensor] = {}
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u and v at t = 0 where ``x`` and ``y``, tensors of ``N``, say."""
         if x.device not in self._series:
             # The first call is not compiled, so that the compiler finds constants here.
-            start = load_reference(self._start)
+            start = load_reference(self.reference)
             velocity = np.stack([start.u.values, start.v.values])[:, :-1, :-1]
             self._series[x.device] = sine_series(velocity).to(x.device)
         # In float64, which no mode of reduced precision (TF32, autocast) touches.

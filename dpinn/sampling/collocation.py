@@ -19,7 +19,7 @@ from dpinn.sampling.counter import stream_key
 from dpinn.sampling.sequences import Sequence, unit_points
 
 CONDITION_SHARE = 8
-"""A condition on faces gets one point for so many in the interior, where nothing is said."""
+"""A condition gets one point for so many in the interior, where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Collocation:
         problem: whose domain and conditions are sampled.
         batch: points in the interior, all ranks together.
         points: points of each other condition by its name, ``{"initial": 256}``; one not
-            named has ``batch / 8``.
+            named has ``batch / 8``, at least one a place; one that lists its points has those.
         chunks: equal intervals of time that share the interior points evenly; the causal
             weights work on them.
         sequence: ``uniform``, or ``sobol`` (each chunk its own stretch of the sequence).
@@ -63,18 +63,34 @@ class Collocation:
                 f"{type(self.problem).__name__} has no coordinate t, so its batch cannot be cut "
                 "into causal chunks; use chunks: 1"
             )
-        names = [c.name for c in self.problem.conditions if c.faces]
+        names = [c.name for c in self.problem.conditions if c.places]
         for name, count in self.points.items():
             if name not in names:
                 allowed = ", ".join(names) if names else "none: the problem has no conditions"
                 raise DpinnError(f"points: {name!r} is no condition of the problem; use {allowed}")
             if count < 1:
                 raise DpinnError(f"points: {name} has {count} points; it needs at least 1")
+        for condition in self.problem.conditions:
+            self._check_places(condition)
+
+    def _check_places(self, condition: Condition) -> None:
+        """Refuse a number of points that is not that of the places, or leaves some without any."""
+        name, places = condition.name, len(condition.places)
+        given = self.points.get(name)
+        if condition.listed and given not in (None, places):
+            raise DpinnError(
+                f"points: {name} lists its {places} points itself, not {given}; leave it out"
+            )
+        if self.count(condition) < places:
+            raise DpinnError(
+                f"points: {name} has {self.count(condition)} points for {places} places; "
+                f"set data.points.{name} to {places} or more"
+            )
 
     @property
     def interior(self) -> Condition:
         """The condition that holds in the interior: the PDE."""
-        return next(c for c in self.problem.conditions if not c.faces)
+        return next(c for c in self.problem.conditions if not c.places)
 
     @property
     def chunk_size(self) -> int:
@@ -83,13 +99,16 @@ class Collocation:
 
     def count(self, condition: Condition) -> int:
         """Points of a condition, all ranks together."""
-        if not condition.faces:
+        if not condition.places:
             return self.batch
-        return self.points.get(condition.name, max(1, self.batch // CONDITION_SHARE))
+        if condition.listed:
+            return len(condition.places)
+        least = len(condition.places)  # else some would never be seen
+        return self.points.get(condition.name, max(least, self.batch // CONDITION_SHARE))
 
     def condition_chunks(self, condition: Condition) -> int:
         """Causal chunks of a condition: those of the interior, one everywhere else."""
-        return 1 if condition.faces else self.chunks
+        return 1 if condition.places else self.chunks
 
     def batch_at(
         self, step: int, *, rank: int = 0, world_size: int = 1,
@@ -123,12 +142,13 @@ class Collocation:
             axis = box.coordinates.index(TIME)
             unit[:, axis] = (chunk + unit[:, axis]) / chunks
         points = low + unit * (high - low)
-        for k, (coordinate, value) in enumerate(condition.faces):
-            axis = box.coordinates.index(coordinate)
-            here = index * len(condition.faces) // self.count(condition) == k
-            if condition.name == INITIAL:
-                value = intervals[TIME][0]
-            points[:, axis] = torch.where(here, value, points[:, axis])
+        place_of = index * len(condition.places) // self.count(condition)
+        for k, place in enumerate(condition.places):
+            for coordinate, value in place.items():
+                axis = box.coordinates.index(coordinate)
+                if condition.name == INITIAL:
+                    value = intervals[TIME][0]
+                points[:, axis] = torch.where(place_of == k, value, points[:, axis])
         return points
 
 

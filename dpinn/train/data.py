@@ -47,7 +47,7 @@ class Collocations(LightningDataModule):
         problem: whose domain and conditions are sampled.
         batch: points in the interior a step, all ranks together.
         points: points of each other condition by its name, ``{initial: 256}``; one not named
-            has an eighth of the batch.
+            has an eighth of the batch, and one that lists its points has those.
         chunks: causal chunks of time, each with the same number of interior points.
         sequence: ``uniform`` or ``sobol``.
         inner_steps: optimizer steps per Lightning batch; more means less overhead a step.

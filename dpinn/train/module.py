@@ -45,6 +45,7 @@ from dpinn.train.compiling import CompileMode, compile_loss, decide
 from dpinn.train.course import OTHER_STAGES, Course
 from dpinn.train.data import Collocations, StepBatch
 from dpinn.train.distributed import broadcast_from_first
+from dpinn.train.dry_run import require_trainable, warn_of_fixed_modules
 from dpinn.train.objective import Objective
 from dpinn.train.parallelism import WholeOnEveryRank
 from dpinn.train.randomness import seed_all
@@ -169,7 +170,8 @@ class PINNTraining(LightningModule):
     def _set_start_values(self) -> None:
         """Start from the initial condition, or from the checkpoint, alike on every rank."""
         if self.compiled is None and self.initialize:
-            physics_informed_initialization(self.pinn, self.problem)
+            held = self.problem.to(torch.float64, "cpu")
+            physics_informed_initialization(self.pinn, held)
         broadcast_from_first(list(self.parameters()))
 
     def on_fit_start(self) -> None:
@@ -181,13 +183,16 @@ class PINNTraining(LightningModule):
         # does not know yet at which step it will go on.
         step = self._resumed_at
         stage = self.course.stage_at(max(0, step - 1))
+        self._take_problem(parameter.dtype)
         adjust(self.trained, stage, parameter)
+        sampled = data.sampled_in(stage)
+        self._require_trainable(sampled.batch_at(step, device=self.device, dtype=parameter.dtype))
         collocation = replace(data.collocation, problem=self.trained)
         self.objective.layout = TermLayout.build(collocation)
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         offset, _ = rank_slice(collocation.batch, rank, world_size)
         sums = ResidualSums(self.pinn, self.trained, collocation, offset, self.pseudo_time)
-        points = data.sampled_in(stage).batch_at(
+        points = sampled.batch_at(
             step,
             rank=rank,
             world_size=world_size,
@@ -204,6 +209,19 @@ class PINNTraining(LightningModule):
         compiled = compile_loss(sums, points) if self.compiled else None
         self.compiled = compiled is not None
         self.stepper.sums = compiled or sums.forward
+
+    def _take_problem(self, dtype: torch.dtype) -> None:
+        """Have all that the problem holds in the precision and on the device of the training."""
+        self.trained = self.problem.to(dtype, self.device)
+        if self.pseudo_time is not None:
+            self.pseudo_time.problem = self.trained
+
+    def _require_trainable(self, points: Mapping[str, Tensor]) -> None:
+        """Refuse what would train in silence to something else; `points` are those of all ranks."""
+        if self.global_rank == 0:
+            warn_of_fixed_modules(self.problem)
+        with self.parallelism.whole_parameters():
+            require_trainable(self.pinn, self.trained, points, self.device)
 
     def forward(self, points: Mapping[str, Tensor]) -> Tensor:
         """The sums of squares of all terms on this rank's points, for an engine that wraps this."""

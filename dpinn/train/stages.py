@@ -227,7 +227,7 @@ def _require_start(problem: Problem) -> None:
             "model.stages out"
         )
     for condition in problem.conditions:
-        if condition.name != INITIAL and any(name == TIME for name, _ in condition.faces):
+        if condition.name != INITIAL and any(TIME in p for p in condition.places):
             raise DpinnError(
                 f"{title}.{condition.name} holds at one time, which time windows would train "
                 "in each of them; leave model.stages out"
@@ -237,6 +237,7 @@ def _require_start(problem: Problem) -> None:
 def _require_affine(problem: Problem) -> None:
     """Refuse an initial condition that is not affine, since it would not fix a window's start."""
     condition = next(c for c in problem.conditions if c.name == INITIAL)
+    problem = problem.to(torch.float64, "cpu")
     box, generator = problem.domain, torch.Generator().manual_seed(0)
 
     def random(*size: int) -> torch.Tensor:

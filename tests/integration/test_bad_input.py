@@ -104,15 +104,32 @@ PROBLEMS: dict[str, tuple[str, list[str]]] = {
     ),
     "a name that is not defined": (
         '    def residual(self, u): return {"pde": u.t + nu}',
-        ["NameError", "'nu'", "my_pde.py, line 8"],
+        ["Mine.residual: NameError", "'nu'", "my_pde.py, line 8"],
     ),
     "a division by zero in Python": (
         '    def residual(self, u): return {"pde": u.t * (1 / 0)}',
-        ["ZeroDivisionError", "my_pde.py, line 8"],
+        ["Mine.residual: ZeroDivisionError", "my_pde.py, line 8"],
     ),
     "a division by zero in a tensor": (
         '    def residual(self, u, x): return {"pde": u.t / (x - x)}',
         ["loss term 'pde' is", "at step 0"],
+    ),
+    "a term that couples the points": (
+        '    def residual(self, u): return {"pde": u.t - u.value.mean()}',
+        ["Mine.residual: the term 'pde' depends at one point on the other points", "my_pde.py"],
+    ),
+    "a term without a gradient": (
+        '    def residual(self, u): return {"pde": u.t, "sign": torch.sign(u)}',
+        ["Mine.residual: the term 'sign' has no gradient", "my_pde.py, line 8"],
+    ),
+    "a parameter that nothing trains": (
+        "    k = torch.nn.Parameter(torch.ones(()))\n"
+        '    def residual(self, u): return {"pde": u.t - self.k * u.xx}',
+        ["Mine: self.k is a tensor that requires a gradient", "self.k.requires_grad_(False)"],
+    ),
+    "a branch in Python": (
+        '    def residual(self, u, x): return {"pde": u.t if x < 0 else u.x}',
+        ["Mine.residual", "torch.where", "my_pde.py, line 8"],
     ),
     "a face that is none": (
         '    def residual(self, u): return {"pde": u.t}\n'

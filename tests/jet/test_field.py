@@ -123,9 +123,37 @@ def test_torch_function_takes_a_field_as_its_value(function):
     assert torch.equal(result, function(VALUE))
 
 
-def test_field_is_an_array_of_numpy():
-    np.testing.assert_array_equal(np.asarray(field()), VALUE.numpy())
-    assert np.asarray(field(), dtype=np.float32).dtype == np.float32
+@pytest.mark.parametrize(
+    "function", [np.asarray, np.sin, np.abs, np.median], ids=lambda f: f.__name__
+)
+def test_field_becomes_no_array_of_numpy(function):
+    """Its gradient would be lost in silence."""
+    with pytest.raises(TypeError, match=r"torch|__array_ufunc__"):
+        function(field())
+
+
+NUMPY = (np.float64(2.5), np.float32(2.5), np.int64(3), np.array([0.5, 2.0, 3.0]), np.array(2.0))
+OPERATORS = ("add", "sub", "mul", "truediv", "pow", "lt", "le", "gt", "ge", "eq", "ne")
+
+
+@pytest.mark.parametrize("number", NUMPY, ids=repr)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_numbers_and_arrays_of_numpy_stand_on_either_side(name, number):
+    value = VALUE.abs().float().requires_grad_()
+    mine = Field("u", value, ("t", "x"), {})
+    function, plain = getattr(operator, name), torch.tensor(number).float()
+    for result, expected in (
+        (function(number, mine), function(plain, value)),
+        (function(mine, number), function(value, plain)),
+    ):
+        torch.testing.assert_close(result, expected)
+        assert result.dtype == expected.dtype
+        assert result.requires_grad == expected.requires_grad
+
+
+def test_field_of_several_points_is_neither_true_nor_false():
+    with pytest.raises(RuntimeError, match="Boolean value"):
+        bool(field())
     assert len(field()) == 3
 
 

@@ -82,7 +82,7 @@ def solution(case: Case, intervals: int) -> tuple[np.ndarray, np.ndarray]:
 def relative_residual(problem: Problem, t: np.ndarray, values: np.ndarray) -> float:
     """Root mean square of the residual over that of the time derivative, the largest of terms."""
     box, names = problem.domain, problem.domain.coordinates
-    condition = next(c for c in problem.conditions if not c.faces)
+    condition = next(c for c in problem.conditions if not c.places)
     lengths = [box.length(name) for name in names[1:]]
     fields, rates = {}, []
     for name, u in zip(problem.fields, values, strict=True):

@@ -126,7 +126,7 @@ def test_boundary_conditions_vanish_on_the_reference(name, x, y):
     for term, array in terms.items():
         assert array.abs().max() < 1e-11, term
     for axis, column in enumerate(points.unbind(1)):
-        faces = [value for coordinate, value in condition.faces if coordinate == "xy"[axis]]
+        faces = [place["xy"[axis]] for place in condition.places if "xy"[axis] in place]
         if len(column.unique()) <= 2:
             assert set(column.tolist()) <= set(faces)
 

@@ -162,7 +162,7 @@ def test_start_is_the_same_in_problem_and_reference():
 
 def test_walls_are_both_walls_with_no_slip_and_no_warmth():
     (walls,) = (c for c in PROBLEM.conditions if c.name == "walls")
-    assert walls.faces == (("y", 0.0), ("y", 2.0))
+    assert walls.places == ({"y": 0.0}, {"y": 2.0})
     assert walls.terms == ("wall_u", "wall_v", "wall_T")
 
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
-from dpinn import Box, DpinnError, Problem, on
+from dpinn import Box, DpinnError, Problem, at, on
 from dpinn.sampling import Collocation, rank_slice
+from dpinn.sampling.counter import stream_key
+from dpinn.sampling.sequences import unit_points
 
 
 class Cavity(Problem):
@@ -243,7 +245,81 @@ def test_condition_has_an_eighth_of_the_batch_unless_told():
     assert [points.count(c) for c in PROBLEM.conditions] == [200, 25, 50]
     assert [points.condition_chunks(c) for c in PROBLEM.conditions] == [8, 1, 1]
     small = Collocation(PROBLEM, batch=4)
-    assert [small.count(c) for c in PROBLEM.conditions] == [4, 1, 1]
+    assert [small.count(c) for c in PROBLEM.conditions] == [4, 1, 3]
+
+
+class Probes(Cavity):
+    """A probe at all times, a line, and two points of which all coordinates are given."""
+
+    @at(x=0.5, y=(1, 2))
+    def probes(self, u):
+        return {"probes": u}
+
+    @at(y=1.5)
+    def line(self, u):
+        return {"line": u}
+
+    @at(t=(0.5, 2), x=0, y=(0, 3))
+    def pins(self, u):
+        return {"pins": u}
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_coordinates_of_a_place_are_held_and_the_others_range_over_the_domain(sequence):
+    made = Collocation(Probes(), 4096, sequence=sequence, points={"probes": 500})
+    points = made.batch_at(7)
+    t, x, y = points["probes"].unbind(1)
+    assert len(t) == 500
+    assert (x == 0.5).all()
+    assert y.tolist() == [1.0] * 250 + [2.0] * 250
+    for times in (t[:250], t[250:]):
+        assert stats.kstest(times.numpy(), "uniform", (0.5, 2.0)).pvalue > 1e-3
+    line = points["line"]
+    assert (line[:, 2] == 1.5).all()
+    assert line[:, :2].amin(0).allclose(torch.tensor([0.5, -1.0]).double(), atol=0.05)
+    assert line[:, :2].amax(0).allclose(torch.tensor([2.5, 1.0]).double(), atol=0.05)
+
+
+def test_condition_that_lists_its_points_has_those_and_no_others():
+    made = Collocation(Probes(), BATCH)
+    for step in (0, 9):
+        assert made.batch_at(step)["pins"].tolist() == [[0.5, 0.0, 0.0], [2.0, 0.0, 3.0]]
+    slices = [made.batch_at(0, rank=r, world_size=3)["pins"] for r in range(3)]
+    assert torch.cat(slices).equal(made.batch_at(0)["pins"])
+
+
+def test_conditions_at_places_leave_the_points_of_the_others_as_they_were():
+    more, fewer = Collocation(Probes(), BATCH).batch_at(3), Collocation(PROBLEM, BATCH).batch_at(3)
+    for name in ("residual", "initial", "walls"):
+        assert more[name].equal(fewer[name])
+
+
+def test_points_of_faces_are_those_of_the_sequence_with_one_coordinate_held():
+    """As they were before a condition could hold at points."""
+    plain = Collocation(Cavity(), BATCH, points={"walls": 50}, seed=3)
+    walls = plain.batch_at(11)["walls"]
+    key = stream_key(3, 0, 11, "walls")
+    unit_cube = unit_points("uniform", key, 0, 50, 3, torch.device("cpu"))
+    low, high = (torch.tensor(b).double() for b in (PROBLEM.domain.lower(), PROBLEM.domain.upper()))
+    expected = low + unit_cube * (high - low)
+    for i in range(50):
+        axis, value = ((1, -1.0), (1, 1.0), (2, 0.0))[i * 3 // 50]
+        expected[i, axis] = value
+    assert walls.equal(expected)
+
+
+@pytest.mark.parametrize(
+    ("points", "sentence"),
+    [
+        ({"pins": 5}, "points: pins lists its 2 points itself, not 5; leave it out"),
+        ({"probes": 1}, "points: probes has 1 points for 2 places; set data.points.probes to 2"),
+        ({"walls": 2}, "points: walls has 2 points for 3 places; set data.points.walls to 3"),
+    ],
+    ids=str,
+)
+def test_points_that_leave_a_place_without_any_are_refused(points, sentence):
+    with pytest.raises(DpinnError, match=sentence):
+        Collocation(Probes(), BATCH, points=points)
 
 
 @pytest.mark.parametrize(

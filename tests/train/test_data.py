@@ -137,7 +137,7 @@ def test_residual_of_several_terms_is_the_root_of_their_sum_of_squares() -> None
         fields = ("u",)
 
         def residual(self, u, t, x):
-            return {"a": 3 * x + 0 * u.t, "b": 4 * x}
+            return {"a": 3 * x + 0 * u.t, "b": 4 * x + 0 * u}
 
     strategy = Corners()
     collocations(0, problem=Both(), resampling=strategy).on_after_batch_transfer(0, 0)

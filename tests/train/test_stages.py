@@ -8,8 +8,9 @@ import itertools
 import pytest
 import torch
 
-from dpinn import Box, DpinnError, Problem, on
+from dpinn import Box, DpinnError, Problem, at, on
 from dpinn.problems import AllenCahn, Burgers, Wave
+from dpinn.sampling import Collocation
 from dpinn.train import Curriculum, Stage, Stages, TimeWindows
 from dpinn.train.stages import adjust, plan_stages
 
@@ -56,6 +57,20 @@ class Derived(AllenCahn):
         super().__init__()
         self.rate = rate
         self.reaction = 1.0 * rate
+
+
+class Pinned(Burgers):
+    """Held at a point for all times."""
+
+    @at(x=0.5)
+    def middle(self, u):
+        return {"middle": u}
+
+
+class PinnedOnce(Burgers):
+    @at(t=0.5, x=0.5)
+    def once(self, u):
+        return {"once": u}
 
 
 class Steady(Problem):
@@ -153,12 +168,20 @@ def test_an_initial_condition_may_read_the_laplacian_where_all_its_parts_are_kno
     [
         (Unphysical(), "term 'ic' is not affine"),
         (Terminal(), r"Terminal\.end holds at one time"),
+        (PinnedOnce(), r"PinnedOnce\.once holds at one time"),
     ],
 )
 def test_windows_of_ones_own_plan_are_held_to_the_same(problem, sentence):
     own = Own(Stage(0, 0, 600, (0.0, 0.5)), Stage(1, 600, 1200, (0.5, 1.0)))
     with pytest.raises(DpinnError, match=sentence):
         plan(own, problem)
+
+
+def test_windows_may_have_a_condition_at_a_point_for_all_times():
+    plan(TimeWindows(2), Pinned())
+    window = Collocation(Pinned(), 64, window=1, interval=(0.5, 1.0)).batch_at(600)["middle"]
+    assert (window[:, 1] == 0.5).all()
+    assert ((window[:, 0] >= 0.5) & (window[:, 0] <= 1.0)).all()
 
 
 def test_a_property_cannot_be_changed_by_a_curriculum():
