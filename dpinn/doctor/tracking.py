@@ -5,8 +5,9 @@ from __future__ import annotations
 from dpinn.doctor.finding import Finding
 from dpinn.doctor.storage import trouble_writing
 from dpinn.errors import shown_uri
+from dpinn.track.database import database_file
 from dpinn.track.health import require_writable, server_version, unreachable_artifacts
-from dpinn.track.store import connect_existing, database_file, resolve_tracking_uri
+from dpinn.track.store import connect_existing, resolve_tracking_uri
 
 CHOOSE = "set MLFLOW_TRACKING_URI to a server or a writable place"
 

@@ -18,11 +18,12 @@ def download_artifact(
     Raises:
         DpinnError: no such run, no such artifact, or no store.
     """
-    client = connect_existing(resolve_tracking_uri(tracking_uri), f"MLflow run {run_id}")
+    uri = resolve_tracking_uri(tracking_uri)
+    client = connect_existing(uri, f"MLflow run {run_id}")
     try:
         client.get_run(run_id)
     except Exception as error:
-        raise unknown_run(client.tracking_uri, run_id) from error
+        raise unknown_run(uri, run_id) from error
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     parent = str(PurePosixPath(name).parent)

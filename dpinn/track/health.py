@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from dpinn.errors import DpinnError, shown_uri
+from dpinn.track.database import database_file, sqlite_uri
 from dpinn.track.failures import reason
-from dpinn.track.store import database_file
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -58,8 +58,9 @@ def require_writable(client: MlflowClient) -> None:
         client.set_tag(NO_RUN, "dpinn", "doctor")
     except Exception as error:
         if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+            uri = sqlite_uri(database.resolve()) if database else shown_uri(client.tracking_uri)
             raise DpinnError(
-                f"the MLflow store {shown_uri(client.tracking_uri)} takes no run "
+                f"the MLflow store {uri} takes no run "
                 f"({reason(error)}); make it writable, or set MLFLOW_TRACKING_URI to another one"
             ) from error
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpinn.errors import DpinnError, DpinnWarning, shown_uri
+from dpinn.track.database import artifact_location, database_file
 from dpinn.track.failures import StoreAwayError, is_refusal, reason
 from dpinn.track.naming import flatten, key_of, shorten
 from dpinn.track.outbox import MetricValue, Outbox
@@ -83,14 +84,14 @@ class MLflowRun:
         from mlflow.exceptions import MlflowException
 
         client = connect(uri)
-        await_store(client)
+        await_store(client, uri)
         tags = {
             "mlflow.user": _user(),
             "mlflow.source.name": Path(sys.argv[0]).name or "python",
             "mlflow.source.type": "LOCAL",
         }
         try:
-            experiment_id = _experiment_id(client, experiment)
+            experiment_id = _experiment_id(client, experiment, uri)
             created = client.create_run(experiment_id, run_name=run_name, tags=tags)
         except MlflowException as error:
             raise DpinnError(
@@ -323,7 +324,7 @@ def unknown_run(tracking_uri: str, run_id: str) -> DpinnError:
     )
 
 
-def _experiment_id(client: MlflowClient, name: str) -> str:
+def _experiment_id(client: MlflowClient, name: str, tracking_uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -331,7 +332,10 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
         try:
             # Else MLflow's pages open in their view of language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            return str(client.create_experiment(name, tags=kind))
+            # A server decides for itself; without one MLflow takes the current folder.
+            local = database_file(tracking_uri) is not None
+            place = artifact_location(Path.cwd() / "mlruns") if local else None
+            return str(client.create_experiment(name, artifact_location=place, tags=kind))
         except MlflowException as error:
             found = client.get_experiment_by_name(name)
             if found is None:  # not even another job made it in between

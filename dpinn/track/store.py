@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import socket
-import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpinn.errors import DpinnError, first_line, shown_uri
+from dpinn.track.database import (
+    create_database,
+    database_file,
+    require_file,
+    sqlite_uri,
+    uri_for_mlflow,
+)
 from dpinn.track.failures import StoreAwayError, is_lasting, reason
 
 if TYPE_CHECKING:
@@ -29,14 +33,7 @@ START_PATIENCE_S = 4.0  # a server that was started beside the job may still be 
 def resolve_tracking_uri(tracking_uri: str | None = None) -> str:
     """Return the given URI, else ``MLFLOW_TRACKING_URI``, else the database in this folder."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-
-
-def database_file(tracking_uri: str) -> Path | None:
-    """Return the file behind an sqlite URI, or None for another kind of store."""
-    if not tracking_uri.startswith("sqlite:///") or ":memory:" in tracking_uri:
-        return None
-    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+    return uri or sqlite_uri(Path.cwd() / "mlflow.db")
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -61,11 +58,15 @@ def connect(tracking_uri: str) -> MlflowClient:
         logging.ERROR
     )  # of GPUs without a wattmeter
     database = database_file(tracking_uri)
-    if database is not None and not database.exists():
-        _create_database(database)
+    if database is not None:
+        require_file(database)
+        if not database.exists():
+            create_database(database)
     _require_listening(tracking_uri)
     try:
-        return MlflowClient(tracking_uri=tracking_uri)
+        return MlflowClient(tracking_uri=uri_for_mlflow(tracking_uri))
+    except DpinnError:
+        raise
     except Exception as error:
         raise DpinnError(
             f"MLflow cannot open the store {shown_uri(tracking_uri)}: {first_line(error)}; "
@@ -124,46 +125,14 @@ def connect_existing(tracking_uri: str, wanted: str) -> MlflowClient:
             "or go to the folder where it was trained"
         )
     client = connect(tracking_uri)
-    await_store(client)
+    await_store(client, tracking_uri)
     return client
 
 
-def _create_database(database: Path) -> None:
-    """Make a fresh store elsewhere and put it in place whole.
-
-    MLflow guards its migration by a lock on this machine only: on a shared file system two jobs
-    that start together would spoil each other's database.
-    """
-    from mlflow.tracking import MlflowClient
-
-    with tempfile.TemporaryDirectory(prefix="dpinn-mlflow-") as scratch:
-        made = Path(scratch) / "mlflow.db"
-        MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
-        with contextlib.closing(sqlite3.connect(made)) as connection:
-            # The default experiment was given the scratch folder for its artifacts.
-            connection.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0",
-                (str(database.parent / "mlruns" / "0"),),
-            )
-            connection.commit()
-        beside = database.with_name(f".{database.name}.{os.uname().nodename}.{os.getpid()}")
-        try:
-            database.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made, beside)
-            with contextlib.suppress(FileExistsError):  # another job was first: use its database
-                os.link(beside, database)
-        except OSError as error:
-            raise DpinnError(
-                f"no MLflow store can be made at {database}: {error.strerror or error}; "
-                "set MLFLOW_TRACKING_URI to a server or a writable place"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-
-
-def await_store(client: MlflowClient, patience_s: float = START_PATIENCE_S) -> None:
-    """Return once the store answers.
+def await_store(
+    client: MlflowClient, tracking_uri: str, patience_s: float = START_PATIENCE_S
+) -> None:
+    """Return once the store, at ``tracking_uri``, answers.
 
     Raises:
         DpinnError: it stays away for ``patience_s``, or refuses the login.
@@ -176,7 +145,7 @@ def await_store(client: MlflowClient, patience_s: float = START_PATIENCE_S) -> N
             client.search_experiments(max_results=1)
             return
         except MlflowException as error:
-            where = shown_uri(client.tracking_uri)
+            where = shown_uri(tracking_uri)
             if is_lasting(error):
                 raise DpinnError(
                     f"the MLflow store {where} takes nothing: {reason(error)}"

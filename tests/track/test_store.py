@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from dpinn.errors import DpinnError, shown_uri
 from dpinn.track import MLflowRun, download_artifact
-from dpinn.track.store import database_file, resolve_tracking_uri
+from dpinn.track.database import database_file, sqlite_uri
+from dpinn.track.experiment import Experiment
+from dpinn.track.store import resolve_tracking_uri
 
 from ..mlflow_server import free_port
 
@@ -44,6 +47,39 @@ def test_only_a_file_is_a_database_file(tmp_path: Path) -> None:
     assert database_file("sqlite:////data/m.db") == Path("/data/m.db")
     assert database_file("sqlite:///m.db") == tmp_path / "m.db"
     assert database_file("http://host") is None
+
+
+@pytest.mark.parametrize("path", ["/data/50%20/m.db", "/what?/m#1.db", "/a b/ü.db", "/%3F%/m.db"])
+def test_the_uri_of_a_database_leads_back_to_its_file(path: str) -> None:
+    assert database_file(sqlite_uri(Path(path))) == Path(path)
+    assert make_url(sqlite_uri(Path(path))).database == path
+
+
+@pytest.mark.parametrize("name", ["50%20", "what?", "a#b", "two words", "größe", "100%", "a?b=c&d"])
+def test_a_folder_of_any_name_holds_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / name / "inner"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    run = MLflowRun.start("burgers", "a run")
+    run.log_metrics({"loss/pde": 1.0}, 1)
+    run.log_text("a: 1", "figures/config.yaml")
+    run.finish()
+    assert download_artifact(run.run_id, "figures/config.yaml", "got").read_text() == "a: 1"
+    continued = MLflowRun.start("burgers", "a run", run.run_id, run.url)
+    continued.finish()
+    assert Experiment.read("burgers").runs[0].last == {"loss/pde": 1.0}
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert {path.name for path in folder.parent.iterdir()} == {"inner"}
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlruns", "got"}
+
+
+def test_a_folder_in_place_of_a_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "what").mkdir()
+    with pytest.raises(DpinnError, match=r"what is a folder, not an MLflow database.*%3F"):
+        MLflowRun.start("burgers", "a", tracking_uri=f"sqlite:///{tmp_path}/what?/mlflow.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["what"]
 
 
 def test_jobs_that_open_a_fresh_folder_together_share_one_quiet_store(tmp_path: Path) -> None:
