@@ -1,76 +1,183 @@
 """Physics-informed initialization: the last layer by least squares on the initial condition.
 
-PirateNet (arXiv 2402.00326, section 4) starts as a linear combination of its features, so
+A PirateNet (arXiv 2402.00326, section 4) starts as a linear combination of Fourier features, so
 the best combination for the data at hand can be solved for. The initial condition is spread
 over all times, which starts training from u(t, x) = u0(x).
+
+The features of other networks are nearly dependent at the start, and fit well only as a
+difference of large numbers. Each step on the layers below then moves the output by far more than
+that of a random network, and the derivatives of such a difference are noise, so that training
+ends at a larger error than without the fit. Hence the coefficients are bounded, and a fit that
+gains little within the bound is taken back.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dpinn.jet import Field
 from dpinn.jet.field import Key
-from dpinn.jet.plan import LAPLACIAN
+from dpinn.jet.plan import LAPLACIAN, TIME
 from dpinn.nn.pinn import PINN
-from dpinn.problem import Problem
+from dpinn.problem import INITIAL, Problem
 
 POINTS = 4096
 """Points of the least-squares problem, several per unknown of any usual last layer."""
 
-RCOND = 1e-6
-"""Directions of the features below this share of the largest are left out: float32 features
-carry no information there, and coefficients along them would be large."""
+RIDGES = [10 ** (k / 4) for k in range(-24, 1)]
+"""Ridges as shares of the largest singular value, tried from the smallest: float32 features carry
+no information in directions below the first, and the last leaves next to nothing of the fit."""
+
+GROWTH = 2.0
+"""Largest norm of the last layer, in those of a Glorot start: as sensitive to the layers below as
+the network is meant to be, and enough for the Fourier features of a PirateNet."""
+
+KEPT = 0.2
+"""A fit is kept if it leaves less than this share of the misfit that the network came with."""
 
 
-def physics_informed_initialization(pinn: PINN, problem: Problem) -> float | None:
-    """Set the weight of ``pinn.network.last`` to fit the initial condition at all times.
+@dataclass(frozen=True)
+class StartFit:
+    """What fitting the last layer to the initial condition did.
+
+    Attributes:
+        before: root mean square of the fitted terms with the weights that the network came with,
+            at points of the initial time other than those of the fit.
+        after: the same with the fitted weights; infinite where none are within bounds.
+    """
+
+    before: float
+    after: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the network has the fitted weights, otherwise those that it came with."""
+        return self.after < KEPT * self.before
+
+
+def physics_informed_initialization(pinn: PINN, problem: Problem) -> StartFit | None:
+    """Fit the weight of ``pinn.network.last`` to the initial condition at all times, if that helps.
 
     Only terms of ``initial`` that are affine in the fields' values and read no derivative
-    take part.
+    take part. What the network does with the output of ``last`` is part of the fit, to first
+    order, and of the measurement whether it helps.
 
     Returns:
-        The relative residual of the fit, or None where there is nothing to fit: no such
-        term, or a network without a ``last`` linear layer and ``features``.
+        What was reached, or None where there is nothing to fit: no such term, or a network
+        without ``features`` and a trainable linear layer ``last`` that it passes through once.
     """
     last = getattr(pinn.network, "last", None)
     features_of = getattr(pinn.network, "features", None)
     if not isinstance(last, nn.Linear) or not callable(features_of):
         return None
-    points = _spread_points(problem)
+    points = _spread_points(problem, seed=0)
     system = _affine_system(problem, points)
     if system is None:
         return None
-    coefficients, constants = system
+    others = _at_start(problem, _spread_points(problem, seed=1))
+    unseen = _affine_system(problem, others)
+    linear = _linearized(pinn, last, points)
+    if unseen is None or linear is None:
+        return None
+
+    def misfit() -> float:
+        with torch.no_grad():
+            outputs = pinn(others.to(last.weight)).to(torch.float64).cpu()
+        return float(_terms(unseen, outputs).square().mean().sqrt())
+
+    before, after = misfit(), math.inf
+    own = last.weight.detach().clone()
+    fitted = _bounded_fit(system, linear, own.to(torch.float64).cpu())
     with torch.no_grad():
-        moved = points.to(last.weight)
-        features = features_of(pinn.embedding(moved)).to(torch.float64).cpu()
-        if last.bias is not None:
-            last.bias.zero_()
-        # Row (term, point), column (field, feature): coefficient times feature.
-        matrix = torch.einsum("kfn,nw->knfw", coefficients, features).reshape(
-            constants.numel(), coefficients.shape[1] * features.shape[1]
-        )
-        solution = torch.linalg.lstsq(
-            matrix, -constants.reshape(-1, 1), rcond=RCOND, driver="gelsd"
-        ).solution
-        residual = matrix @ solution + constants.reshape(-1, 1)
-        last.weight.copy_(solution.reshape(last.weight.shape))
-    return float(residual.norm() / constants.norm().clamp_min(torch.finfo(torch.float64).tiny))
+        if fitted is not None:
+            last.weight.copy_(fitted)
+            after = misfit()
+        fit = StartFit(before, after)
+        if not fit.kept:
+            last.weight.copy_(own)
+    return fit
 
 
-def _spread_points(problem: Problem) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+@dataclass(frozen=True)
+class _Linearized:
+    """The network at ``N`` points to first order in the output ``z`` of its last layer."""
+
+    features: Tensor  # N x width, what the last layer is given
+    outputs: Tensor  # N x fields
+    slopes: Tensor  # N x fields x len(z), of the outputs by z
+
+
+def _linearized(pinn: PINN, last: nn.Linear, points: Tensor) -> _Linearized | None:
+    """None where the network does not pass once through a trainable ``last``."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    hook = last.register_forward_hook(lambda _, given, z: calls.append((given[0], z)))
+    try:
+        with torch.enable_grad():
+            outputs = pinn(points.to(last.weight))
+    finally:
+        hook.remove()
+    if len(calls) != 1 or not (last.weight.requires_grad and outputs.requires_grad):
+        return None
+    features, z = calls[0]
+    if features.shape != (len(points), last.in_features):
+        return None
+    # A point's output depends on its own z alone, so that a sum over the points has all slopes.
+    slopes = [
+        torch.autograd.grad(column.sum(), z, retain_graph=True, materialize_grads=True)[0]
+        for column in outputs.unbind(1)
+    ]
+    found = (features, outputs, torch.stack(slopes, dim=1))
+    return _Linearized(*(part.detach().to(torch.float64).cpu() for part in found))
+
+
+def _terms(system: tuple[Tensor, Tensor], outputs: Tensor) -> Tensor:
+    """The affine terms, ``terms x N``, of outputs ``N x fields``."""
+    coefficients, constants = system
+    return torch.einsum("kfn,nf->kn", coefficients, outputs) + constants
+
+
+def _bounded_fit(system: tuple[Tensor, Tensor], linear: _Linearized, own: Tensor) -> Tensor | None:
+    """The least-squares weight with the smallest ridge that keeps it within bounds, or None."""
+    features = linear.features
+    by_z = torch.einsum("kfn,nfl->knl", system[0], linear.slopes)
+    # Row (term, point), column (output of the last layer, feature).
+    matrix = torch.einsum("knl,nw->knlw", by_z, features).reshape(-1, own.numel())
+    target = matrix @ own.reshape(-1) - _terms(system, linear.outputs).reshape(-1)
+    squares, directions = torch.linalg.eigh(matrix.T @ matrix)
+    projected = directions.T @ (matrix.T @ target)
+    outputs, inputs = own.shape
+    glorot = math.sqrt(2 * inputs / (inputs + outputs))
+    for ridge in RIDGES:
+        weight = directions @ (projected / (squares.clamp_min(0) + ridge**2 * squares[-1]))
+        weight = weight.reshape(own.shape)
+        # Outputs that are larger than the order of one, which Glorot supposes, take as much more.
+        size = (features @ weight.T).square().mean(0).sqrt().clamp_min(1.0)
+        if bool((weight.norm(dim=1) <= GROWTH * glorot * size).all()):
+            return weight
+    return None
+
+
+def _spread_points(problem: Problem, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
     box = problem.domain
     unit = torch.rand((POINTS, len(box.coordinates)), generator=generator, dtype=torch.float64)
     low = torch.tensor(box.lower(), dtype=torch.float64)
     return low + unit * (torch.tensor(box.upper(), dtype=torch.float64) - low)
 
 
+def _at_start(problem: Problem, points: Tensor) -> Tensor:
+    moved = points.clone()
+    moved[:, problem.domain.coordinates.index(TIME)] = problem.domain[TIME][0]
+    return moved
+
+
 def _affine_system(problem: Problem, points: Tensor) -> tuple[Tensor, Tensor] | None:
     """Coefficients ``terms x fields x N`` and constants ``terms x N`` of the affine terms."""
-    initial = [c for c in problem.conditions if c.name == "initial"]
+    initial = [c for c in problem.conditions if c.name == INITIAL]
     if not initial:
         return None
     condition, coordinates = initial[0], problem.domain.coordinates
@@ -79,8 +186,7 @@ def _affine_system(problem: Problem, points: Tensor) -> tuple[Tensor, Tensor] | 
     derivatives: dict[Key, Tensor] = dict.fromkeys(
         [*condition.plan.partials[1:], LAPLACIAN], unknown
     )
-    at_start = points.clone()
-    at_start[:, coordinates.index("t")] = problem.domain["t"][0]
+    at_start = _at_start(problem, points)
 
     def all_terms(values: list[float]) -> Tensor:
         fields = {

@@ -72,7 +72,7 @@ class PINNTraining(LightningModule):
         clip: largest norm of the whole gradient; null does not clip, and LBFGS never does.
         shard: which ranks divide SOAP's state: all of the ``world``, those of each ``node``, or
             ``off`` for a whole copy on every rank.
-        initialize: fit the last layer to the initial condition before the first step.
+        initialize: fit the last layer to the initial condition before the first step if that helps.
         compile: compile the whole loss; ``auto`` does where the run is long enough to gain.
         alignment: when the terms' gradient alignment is measured, which leaves the training as it
             is to the bit; null measures nothing.
