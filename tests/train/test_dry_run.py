@@ -117,7 +117,7 @@ def test_terms_that_are_solved_before_the_first_step_pass(network: Network) -> N
 
     pinn = pinn_of(Rest(), network, torch.float32)
     physics_informed_initialization(pinn, Rest().to(torch.float64, "cpu"))
-    assert not pinn(torch.rand(9, 2)).any()
+    assert pinn(torch.rand(9, 2)).abs().max() < 1e-7  # solved to roundoff
     look(Rest(), pinn, torch.float32)
 
 
