@@ -41,7 +41,7 @@ def condition(decorator, returned=lambda p: {"pin": p}):
         ),
         (at(x=torch.tensor([0.25])), ({"x": 0.25},), False),
     ],
-    ids=str,
+    ids=["faces", "point", "line", "points", "listed", "arrays", "tensor"],
 )
 def test_faces_are_places_of_one_coordinate_and_points_hold_several(decorator, places, listed):
     found = condition(decorator)
