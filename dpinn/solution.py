@@ -174,7 +174,8 @@ def _from_checkpoint(path: Path, device: str) -> Solution:
     states = [*stages["finished"], checkpoint["solution"]]
     # Of the dtype that was trained before anything is copied into them, which would round it.
     dtype = next(iter(checkpoint["solution"].values())).dtype
-    pinns = [PINN(problem, network).to(device, dtype) for _ in states]
+    inputs = config["model"].get("inputs", "raw")
+    pinns = [PINN(problem, network, inputs).to(device, dtype) for _ in states]
     try:
         for pinn, state in zip(pinns, states, strict=True):
             pinn.load_state_dict(state)

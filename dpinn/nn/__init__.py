@@ -1,6 +1,6 @@
 """Networks: ordinary modules that take tensors and jets alike."""
 
-from dpinn.nn.embeddings import FourierFeatures, PeriodicEmbedding
+from dpinn.nn.embeddings import CoordinateScaling, FourierFeatures, Inputs, PeriodicEmbedding
 from dpinn.nn.initialization import physics_informed_initialization
 from dpinn.nn.layers import FactorizedLinear
 from dpinn.nn.mlp import MLP
@@ -12,8 +12,10 @@ from dpinn.nn.windowed import WindowedPINN
 __all__ = [
     "MLP",
     "PINN",
+    "CoordinateScaling",
     "FactorizedLinear",
     "FourierFeatures",
+    "Inputs",
     "ModifiedMLP",
     "PeriodicEmbedding",
     "PirateNet",

@@ -1,13 +1,53 @@
-"""Embeddings of the coordinates: exact periodicity and trainable Fourier features."""
+"""Embeddings of the coordinates: scaling, exact periodicity and trainable Fourier features."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dpinn.problem import Box
+from dpinn.box import Box
+
+Inputs = Literal["domain", "window", "raw"]
+"""What a network sees of the coordinates: scaled to the domain, or time to its window, or raw."""
+
+
+class CoordinateScaling(nn.Module):
+    """Map each coordinate that is not periodic from its interval to [0, 1].
+
+    Networks are made for inputs of the order of one; metres and seconds then train as units of one
+    do. The derivatives of the fields stay those by the coordinates themselves.
+
+    Args:
+        domain: the intervals.
+        periodic: names of the coordinates that are left as they are.
+    """
+
+    offset: Tensor
+    factor: Tensor
+
+    def __init__(self, domain: Box, periodic: tuple[str, ...]):
+        super().__init__()
+        self.coordinates = domain.coordinates
+        # Buffers: a window changes them in place, and a compiled loss and a checkpoint follow.
+        self.register_buffer("offset", torch.zeros(len(self.coordinates)))
+        self.register_buffer("factor", torch.ones(len(self.coordinates)))
+        for name in self.coordinates:
+            if name not in periodic:
+                self.scale(name, domain[name])
+
+    def scale(self, name: str, interval: tuple[float, float]) -> None:
+        """Map this interval of a coordinate to [0, 1] from now on."""
+        axis = self.coordinates.index(name)
+        low, high = interval
+        self.offset[axis] = low
+        self.factor[axis] = 1 / (high - low)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``batch_shape x coordinates`` to itself."""
+        return (x - self.offset) * self.factor
 
 
 class PeriodicEmbedding(nn.Module):

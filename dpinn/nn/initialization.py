@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dpinn.box import Box
 from dpinn.jet import Field
 from dpinn.jet.field import Key
 from dpinn.jet.plan import LAPLACIAN, TIME
@@ -59,12 +60,19 @@ class StartFit:
         return self.after < KEPT * self.before
 
 
-def physics_informed_initialization(pinn: PINN, problem: Problem) -> StartFit | None:
+def physics_informed_initialization(
+    pinn: PINN, problem: Problem, interval: tuple[float, float] | None = None
+) -> StartFit | None:
     """Fit the weight of ``pinn.network.last`` to the initial condition at all times, if that helps.
 
     Only terms of ``initial`` that are affine in the fields' values and read no derivative
     take part. What the network does with the output of ``last`` is part of the fit, to first
     order, and of the measurement whether it helps.
+
+    Args:
+        pinn: the network.
+        problem: whose initial condition is fitted.
+        interval: of time, over which the start is spread; None is the whole domain's.
 
     Returns:
         What was reached, or None where there is nothing to fit: no such term, or a network
@@ -74,11 +82,11 @@ def physics_informed_initialization(pinn: PINN, problem: Problem) -> StartFit | 
     features_of = getattr(pinn.network, "features", None)
     if not isinstance(last, nn.Linear) or not callable(features_of):
         return None
-    points = _spread_points(problem, seed=0)
+    points = _spread_points(problem, interval, seed=0)
     system = _affine_system(problem, points)
     if system is None:
         return None
-    others = _at_start(problem, _spread_points(problem, seed=1))
+    others = _at_start(problem, _spread_points(problem, interval, seed=1))
     unseen = _affine_system(problem, others)
     linear = _linearized(pinn, last, points)
     if unseen is None or linear is None:
@@ -161,9 +169,11 @@ def _bounded_fit(system: tuple[Tensor, Tensor], linear: _Linearized, own: Tensor
     return None
 
 
-def _spread_points(problem: Problem, seed: int) -> Tensor:
+def _spread_points(problem: Problem, interval: tuple[float, float] | None, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     box = problem.domain
+    if interval is not None:
+        box = Box(**{**box.intervals, TIME: interval})
     unit = torch.rand((POINTS, len(box.coordinates)), generator=generator, dtype=torch.float64)
     low = torch.tensor(box.lower(), dtype=torch.float64)
     return low + unit * (torch.tensor(box.upper(), dtype=torch.float64) - low)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.jet import DerivativePlan, Field, Jet, NoJetRuleError, autograd_jet, fields_of
-from dpinn.nn.embeddings import PeriodicEmbedding
+from dpinn.jet.plan import TIME
+from dpinn.nn.embeddings import CoordinateScaling, Inputs, PeriodicEmbedding
 from dpinn.problem import Problem
 
 NetworkFactory = Callable[[int, int], nn.Module]
@@ -18,30 +19,43 @@ NetworkFactory = Callable[[int, int], nn.Module]
 
 
 class PINN(nn.Module):
-    """Coordinates to fields: the periodic embedding of the problem, then the network.
+    """Coordinates to fields: scaling and periodic embedding of the problem, then the network.
 
     Args:
         problem: names the coordinates and fields.
         network: called with the numbers of embedded coordinates and of fields.
+        inputs: what the network sees of each coordinate that is not periodic: ``raw``, as it is;
+            ``domain``, scaled from its interval to [0, 1]; ``window``, the same with time scaled
+            from its present window.
 
     Attributes:
         taylor: whether derivatives come from jets; False after the network turned out to use
             an operation without a rule, when nested autograd takes over.
     """
 
-    def __init__(self, problem: Problem, network: NetworkFactory):
+    def __init__(self, problem: Problem, network: NetworkFactory, inputs: Inputs = "raw"):
         super().__init__()
+        self.inputs = inputs
         self.domain = problem.domain
         self.coordinates = problem.domain.coordinates
         self.field_names = tuple(problem.fields)
-        self.embedding = PeriodicEmbedding(problem.domain, tuple(problem.periodic))
+        periodic = tuple(problem.periodic)
+        self.scaling = (
+            nn.Identity() if inputs == "raw" else CoordinateScaling(problem.domain, periodic)
+        )
+        self.embedding = PeriodicEmbedding(problem.domain, periodic)
         self.network = network(self.embedding.outputs, len(problem.fields))
         self.taylor = True
         self._check(problem)
 
     def forward(self, points: Tensor) -> Tensor:
         """Map ``N x coordinates`` to ``N x fields``."""
-        return self.network(self.embedding(points))
+        return self.network(self.embedding(self.scaling(points)))
+
+    def enter_window(self, interval: tuple[float, float]) -> None:
+        """Train a window of time; its interval is scaled to [0, 1] where `inputs` say so."""
+        if self.inputs == "window" and isinstance(self.scaling, CoordinateScaling):
+            self.scaling.scale(TIME, interval)
 
     def fields(self, points: Tensor, plan: DerivativePlan) -> dict[str, Field]:
         """The fields with the derivatives of a plan at ``N x coordinates`` points."""

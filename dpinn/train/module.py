@@ -27,7 +27,7 @@ from dpinn.loss import (
     TermWeights,
     ToleranceSchedule,
 )
-from dpinn.nn import PINN, physics_informed_initialization
+from dpinn.nn import PINN, Inputs, physics_informed_initialization
 from dpinn.nn.pinn import NetworkFactory
 from dpinn.optim import (
     SOAP,
@@ -73,6 +73,9 @@ class PINNTraining(LightningModule):
         shard: which ranks divide SOAP's state: all of the ``world``, those of each ``node``, or
             ``off`` for a whole copy on every rank.
         initialize: fit the last layer to the initial condition before the first step if that helps.
+        inputs: what the network sees of each coordinate that is not periodic: scaled from its
+            interval of the ``domain`` to [0, 1]; the same with time from its present ``window``; or
+            ``raw``, as it is.
         compile: compile the whole loss; ``auto`` does where the run is long enough to gain.
         alignment: when the terms' gradient alignment is measured, which leaves the training as it
             is to the bit; null measures nothing.
@@ -91,6 +94,7 @@ class PINNTraining(LightningModule):
         clip: float | None = 1.0,
         shard: Shard = "world",
         initialize: bool = True,
+        inputs: Inputs = "domain",
         compile: CompileMode = "auto",
         alignment: AlignmentTracking | None = AlignmentTracking(),  # noqa: B008, it is frozen
     ):
@@ -101,7 +105,7 @@ class PINNTraining(LightningModule):
             causal_tolerance = FixedTolerance(causal_tolerance)
         self.automatic_optimization = False
         self.problem = problem
-        self.pinn = PINN(problem, network)
+        self.pinn = PINN(problem, network, inputs)
         self.stages = stages
         self.trained = copy.copy(problem)  # whose parameters a curriculum changes
         self.course = Course((Stage(0, 0, 0),))
@@ -128,6 +132,8 @@ class PINNTraining(LightningModule):
         steps = self.trainer.max_steps
         plan = plan_stages(self.stages, self.problem, steps, self._data.inner_steps)
         self.course = Course(plan)
+        if plan[0].interval is not None:
+            self.pinn.enter_window(plan[0].interval)
         every = getattr(self.objective.weighting, "every", None)
         longest = max(stage.end - stage.first for stage in plan)
         if every is not None and longest <= every:
@@ -171,7 +177,8 @@ class PINNTraining(LightningModule):
         """Start from the initial condition, or from the checkpoint, alike on every rank."""
         if self.compiled is None and self.initialize:
             held = self.problem.to(torch.float64, "cpu")
-            physics_informed_initialization(self.pinn, held)
+            interval = self.course.plan[0].interval if self.pinn.inputs == "window" else None
+            physics_informed_initialization(self.pinn, held, interval)
         broadcast_from_first(list(self.parameters()))
 
     def on_fit_start(self) -> None:
@@ -257,6 +264,8 @@ class PINNTraining(LightningModule):
         if begins:
             self._hand_on(step)
         self.course.enter(stage, self.pinn)
+        if stage.interval is not None:
+            self.pinn.enter_window(stage.interval)
         adjust(self.trained, stage, next(self.pinn.parameters()))
         return begins
 
