@@ -84,9 +84,11 @@ def _require_configuration(path: Path) -> None:
     text = _text(path)
     if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
         line = text[: found.start()].count("\n") + 1
-        raise DpinnError(
-            f"{path}, line {line}: YAML does not take the character #x{ord(found[0]):04x}; save "
-            "the file as plain text in UTF-8"
+        raise _refusal(
+            path,
+            line,
+            f"YAML does not take the character #x{ord(found[0]):04x}; save the file as plain text "
+            "in UTF-8",
         )
     try:
         content = yaml.load(text, Loader=_Loader)
@@ -97,12 +99,12 @@ def _require_configuration(path: Path) -> None:
             problem = "a tab indents it, which YAML does not take; use spaces"
         else:
             problem = f"this is not YAML: {error.problem}"
-        raise DpinnError(f"{path}, line {line}: {problem}") from error
+        raise _refusal(path, line, problem) from error
     if content is None:
-        raise DpinnError(f"{path}, line 1: the file is empty; {ADVICE}")
+        raise _refusal(path, 1, f"the file is empty; {ADVICE}")
     if not isinstance(content, dict):
         line = next(n for n, words in enumerate(text.splitlines(), 1) if words.strip())
-        raise DpinnError(f"{path}, line {line}: this is no mapping; {ADVICE}")
+        raise _refusal(path, line, f"this is no mapping; {ADVICE}")
 
 
 def _text(path: Path) -> str:
@@ -113,20 +115,26 @@ def _text(path: Path) -> str:
         raise DpinnError(f"{path} cannot be read: {error.strerror}") from error
     for mark, encoding in UNICODE.items():
         if content.startswith(mark):
-            raise DpinnError(
-                f"{path}, line 1: the file is in {encoding}; save it in UTF-8, for instance with "
-                f"`iconv -f {encoding} -t UTF-8`"
+            raise _refusal(
+                path,
+                1,
+                f"the file is in {encoding}; save it in UTF-8, for instance with "
+                f"`iconv -f {encoding} -t UTF-8`",
             )
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise DpinnError(
-            f"{path}, line {line}: there is a zero byte, as in UTF-16; save the file in UTF-8"
-        )
+        raise _refusal(path, line, "there is a zero byte, as in UTF-16; save the file in UTF-8")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise DpinnError(
-            f"{path}, line {line}: the byte {content[error.start]:#04x} is not UTF-8, perhaps "
-            "Latin-1; save the file in UTF-8"
+        raise _refusal(
+            path,
+            line,
+            f"the byte {content[error.start]:#04x} is not UTF-8, perhaps Latin-1; save the file "
+            "in UTF-8",
         ) from error
+
+
+def _refusal(path: Path, line: int, words: str) -> DpinnError:
+    return DpinnError(f"the configuration {path}, line {line}: {words}")
