@@ -244,23 +244,35 @@ def load(where: str | Path, device: str = "cpu", extrapolate: bool = False) -> S
 def _from_checkpoint(path: Path, device: str, extrapolate: bool) -> Solution:
     checkpoint = read_checkpoint(path, device)
     run = checkpoint.get("run")
-    if run is None:
+    if not run or not run["config"]:
         raise DpinnError(f"{path} has no configuration; only runs of `dpinn fit` can be loaded")
     config = yaml.safe_load(run["config"])
     problem, network = instantiate(config["problem"], config["model"]["network"])
-    stages = checkpoint.get("course", {"stages": [{"interval": None}], "finished": []})
-    states = [*stages["finished"], checkpoint["solution"]]
-    # Of the dtype that was trained before anything is copied into them, which would round it.
-    dtype = next(iter(checkpoint["solution"].values())).dtype
-    pinns = [PINN(problem, network).to(device, dtype) for _ in states]
     try:
-        for pinn, state in zip(pinns, states, strict=True):
-            pinn.load_state_dict(state)
+        return restored(checkpoint, problem, lambda: PINN(problem, network), device)
     except RuntimeError as error:
         raise DpinnError(
             f"{path} does not fit the network that its configuration describes; was the class "
             f"{config['model']['network']['class_path']} changed since?"
         ) from error
+
+
+def restored(
+    checkpoint: Mapping[str, Any], problem: Problem, make: Callable[[], PINN], device: str = "cpu"
+) -> Solution:
+    """The solution in a checkpoint, given the problem and how its networks are made.
+
+    Raises:
+        RuntimeError: the networks have other weights than the checkpoint.
+    """
+    run = checkpoint["run"]
+    stages = checkpoint.get("course", {"stages": [{"interval": None}], "finished": []})
+    states = [*stages["finished"], checkpoint["solution"]]
+    # Of the dtype that was trained before anything is copied into them, which would round it.
+    dtype = next(iter(checkpoint["solution"].values())).dtype
+    pinns = [make().to(device, dtype) for _ in states]
+    for pinn, state in zip(pinns, states, strict=True):
+        pinn.load_state_dict(state)
     facts = RunFacts(
         steps=int(checkpoint["global_step"]),
         seconds=float(run["seconds"]),
