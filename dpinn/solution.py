@@ -249,7 +249,7 @@ def _from_checkpoint(path: Path, device: str, extrapolate: bool) -> Solution:
     config = yaml.safe_load(run["config"])
     problem, network = instantiate(config["problem"], config["model"]["network"])
     try:
-        return restored(checkpoint, problem, lambda: PINN(problem, network), device)
+        return restored(checkpoint, problem, lambda: PINN(problem, network), device, extrapolate)
     except RuntimeError as error:
         raise DpinnError(
             f"{path} does not fit the network that its configuration describes; was the class "
@@ -258,7 +258,11 @@ def _from_checkpoint(path: Path, device: str, extrapolate: bool) -> Solution:
 
 
 def restored(
-    checkpoint: Mapping[str, Any], problem: Problem, make: Callable[[], PINN], device: str = "cpu"
+    checkpoint: Mapping[str, Any],
+    problem: Problem,
+    make: Callable[[], PINN],
+    device: str = "cpu",
+    extrapolate: bool = False,
 ) -> Solution:
     """The solution in a checkpoint, given the problem and how its networks are made.
 

@@ -123,9 +123,6 @@ class Field:
             "functions of torch, such as torch.sin(u), or u.value.detach().cpu().numpy()"
         )
 
-    def __bool__(self) -> bool:
-        return bool(self.value)
-
     def _operand(self, other: Any) -> Any:
         """What stands on the other side, as the value can be computed with."""
         if isinstance(other, np.ndarray):
