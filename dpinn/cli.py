@@ -13,6 +13,7 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [a for a in given if a != "--debug"]
-    warnings.showwarning = _show_warning
+    warnings.showwarning = partial(_show_warning, set())
     try:
         _run(given)
     except DpinnError as error:
@@ -269,12 +270,18 @@ def _cause(error: Exception) -> str:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    shown: set[str], message: Warning | str, category: type[Warning], filename: str, lineno: int,
     file: Any = None, line: str | None = None,
 ) -> None:  # fmt: skip
-    """Our own warnings are one line; those of libraries keep their place."""
+    """Our own warnings are one line and shown once; those of libraries keep their place.
+
+    Python's own filter forgets what it has shown whenever a library changes the filters.
+    """
     if issubclass(category, DpinnWarning):
-        print(f"dpinn: warning: {message}", file=sys.stderr)
+        sentence = f"warning: {message}"
+        if sentence not in shown and _first_to_say(sentence):
+            sys.stderr.write(f"dpinn: {sentence}\n")
+        shown.add(sentence)
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 

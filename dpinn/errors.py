@@ -14,6 +14,22 @@ class DpinnWarning(UserWarning):
     """Something worked otherwise than asked, and says how."""
 
 
+def cause_of(error: BaseException) -> str:
+    """Return what the operating system said, wherever it stands in the chain of an error.
+
+    Where it said nothing, the error's first line; the words of torch's zip writer, which reports a
+    write that fails as ``[enforce fail at inline_container.cc:664]``, are told in plain ones.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+        link = link.__cause__ or link.__context__
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):
+        return "the disk took only a part of it, as a full one does"
+    return first_line(error)
+
+
 def shown_uri(uri: str) -> str:
     """Return a URI without user name, password and query, fit for logs and messages."""
     scheme, mark, rest = uri.partition("://")

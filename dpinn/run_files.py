@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from dpinn.errors import DpinnError
+from dpinn.errors import DpinnError, cause_of
 
 CHECKPOINT = "checkpoints/last.ckpt"
 PREVIOUS = "checkpoints/previous.ckpt"
@@ -88,9 +88,9 @@ def write_atomically(
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError of its zip writer.
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise DpinnError(
-            f"cannot write {path}: {reason}; free some space or choose another --tracking.output"
+            f"cannot write {path}: {cause_of(error)}; free some space or choose another "
+            "--tracking.output"
         ) from error
     finally:
         if temporary.exists():

@@ -1,12 +1,15 @@
 import json
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from dpinn import cli
 from dpinn.cli import USAGE, main
+from dpinn.errors import DpinnWarning
 
 from .track.experiments import log_run
 
@@ -110,3 +113,19 @@ def test_report_without_a_store_is_one_sentence(
         "set MLFLOW_TRACKING_URI or go to the folder where it was trained\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warning_of_ours_is_shown_once_whatever_libraries_do_to_the_filters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(given: list[str]) -> None:
+        warnings.simplefilter("always")
+        for text in ("slow", "slow", "other", "slow"):
+            warnings.warn(text, DpinnWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "_run", command)
+    for _ in range(2):
+        with warnings.catch_warnings():
+            main([])
+        shown = capsys.readouterr().err.splitlines()
+        assert shown == ["dpinn: warning: slow", "dpinn: warning: other"]

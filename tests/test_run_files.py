@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,24 @@ def test_what_torch_says_of_a_full_disk_is_told_as_well(tmp_path: Path) -> None:
     def half(file) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64\nframe")
 
-    with pytest.raises(DpinnError, match=r"cannot write .*unexpected pos 64; free some space"):
+    words = "cannot write .*last.ckpt: the disk took only a part of it, as a full one does; free"
+    with pytest.raises(DpinnError, match=words):
         write_atomically(tmp_path / "last.ckpt", half)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_the_system_said_is_told_though_torch_says_something_else(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: both end in the middle of a write."""
+    path = tmp_path / "last.ckpt"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (1_000, 10_000, 4_001_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(DpinnError, match=f"^cannot write {path}: File too large; free"):
+                write_atomically(path, lambda file: torch.save({"a": torch.zeros(1_000_000)}, file))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert os.listdir(tmp_path) == []
 
 
 def test_a_replacement_that_fails_leaves_the_old_file(

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpinn.batches import in_batches
 from dpinn.jet import DerivativePlan, Field
 from dpinn.problem import Problem
 
@@ -18,17 +19,6 @@ Array = NDArray[np.float64]
 
 Observe = Callable[[Tensor], Mapping[str, Tensor]]
 """From ``N x coordinates`` points to one tensor of ``N`` per name."""
-
-BATCH = 16_384
-"""Points at once: with first derivatives some 50 MB a layer of width 256 in float32."""
-
-OUT_OF_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-"""How CUDA, the CPU allocators of PyTorch and cuBLAS say so, in a RuntimeError."""
 
 
 class Network(Protocol):
@@ -114,8 +104,6 @@ def predict_share(
 ) -> dict[str, Array]:
     """Observe at some points of a grid, such as one rank's share, in batches of bounded memory.
 
-    Where a batch does not fit into memory it is halved, down to a single point.
-
     Args:
         observe: is called with points on `device`, in `dtype`.
         axes: ``n_i`` values by coordinate, in the order of the problem.
@@ -127,31 +115,9 @@ def predict_share(
     Returns:
         ``stop - start`` per name, float64.
     """
-    found: dict[str, Array] = {}
-    batch, first = min(BATCH, max(1, stop - start)), start
-    while not found or first < stop:
-        last = min(first + batch, stop)
-        points = grid_points(axes, first, last).to(device, dtype)
-        values = _observed(observe, points, last=batch == 1)
-        if values is None:
-            batch //= 2
-            continue
-        for name, column in values.items():
-            whole = found.setdefault(name, np.empty(stop - start))
-            whole[first - start : last - start] = column
-        first = last
-    return found
 
+    def at(first: int, last: int) -> dict[str, Tensor]:
+        values = observe(grid_points(axes, first, last).to(device, dtype))
+        return {name: column.to("cpu", torch.float64) for name, column in values.items()}
 
-def _observed(observe: Observe, points: Tensor, last: bool) -> dict[str, Array] | None:
-    """The values at a batch of points; None where memory is short, if another try is left."""
-    try:
-        with torch.no_grad():
-            values = observe(points)
-            return {name: v.to("cpu", torch.float64).numpy() for name, v in values.items()}
-    except (RuntimeError, MemoryError) as error:
-        short = isinstance(error, MemoryError) or any(m in str(error) for m in OUT_OF_MEMORY)
-        if last or not short:
-            raise
-    # Only here, with the error gone, are the tensors of its stack free.
-    return None
+    return {name: column.numpy() for name, column in in_batches(at, start, stop).items()}

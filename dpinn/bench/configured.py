@@ -15,12 +15,13 @@ from dpinn.optim import SOAP
 from dpinn.optim.sharding import ShardPlan, plan_shards
 from dpinn.solution import import_from_current_folder
 from dpinn.train.call import Call
-from dpinn.train.cli import DpinnCLI, _quieten, _sentence, require_allowed
+from dpinn.train.cli import DpinnCLI, _quieten, _sentence
 from dpinn.train.data import Collocations
 from dpinn.train.module import PINNTraining
 from dpinn.train.recording import Recorder
 from dpinn.train.stages import plan_stages
 from dpinn.train.strategies import DeepSpeedStrategy, choose_strategy
+from dpinn.train.trainer_options import require_allowed
 
 
 @dataclass(frozen=True)

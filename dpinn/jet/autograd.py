@@ -20,14 +20,14 @@ def autograd_jet(network: Callable[[Tensor], Tensor], points: Tensor, plan: Deri
 
     Args:
         network: maps ``N x coordinates`` to ``N x fields``, each row on its own.
-        points: ``N x coordinates``.
+        points: ``N x coordinates``; if they require a gradient, the derivatives have it.
         plan: which derivatives.
 
     Returns:
         The jet that `network(Jet.seed(points, plan))` would be, ``N x fields``.
     """
     with torch.enable_grad():
-        inputs = points.detach().requires_grad_(True)
+        inputs = points if points.requires_grad else points.detach().requires_grad_(True)
         value = network(inputs)
         fields = [_field_channels(value[:, k], inputs, plan) for k in range(value.shape[1])]
     return Jet(torch.stack(fields, dim=-1), plan)
@@ -35,22 +35,30 @@ def autograd_jet(network: Callable[[Tensor], Tensor], points: Tensor, plan: Deri
 
 def _field_channels(value: Tensor, inputs: Tensor, plan: DerivativePlan) -> Tensor:
     known: dict[MultiIndex, Tensor] = {plan.partials[0]: value}
-
-    def derivative(index: MultiIndex) -> Tensor:
-        if index not in known:
-            axis = next(a for a, k in enumerate(index) if k)
-            below = derivative(_lower(index, axis))
-            for a, column in enumerate(_gradient(below, inputs).unbind(1)):
-                raised = tuple(k + (j == a) for j, k in enumerate(_lower(index, axis)))
-                known.setdefault(raised, column)
-        return known[index]
-
-    channels = [derivative(i) / f for i, f in zip(plan.partials, plan.factorials, strict=True)]
+    channels = [
+        _derivative(i, known, inputs) / f
+        for i, f in zip(plan.partials, plan.factorials, strict=True)
+    ]
     if plan.laplacian:
         dimensions = len(plan.coordinates)
         second = [tuple(2 * (a == axis) for a in range(dimensions)) for axis in plan.laplacian]
-        channels.append(sum((derivative(s) for s in second), torch.zeros_like(value)))
+        channels.append(
+            sum((_derivative(s, known, inputs) for s in second), torch.zeros_like(value))
+        )
     return torch.stack(channels)
+
+
+def _derivative(index: MultiIndex, known: dict[MultiIndex, Tensor], inputs: Tensor) -> Tensor:
+    """One derivative, kept in `known` with those that come with it or before it."""
+    # No closure over `known`: a recursive one is a cycle, which keeps the graph in memory until
+    # the garbage collector comes by.
+    if index not in known:
+        axis = next(a for a, k in enumerate(index) if k)
+        below = _derivative(_lower(index, axis), known, inputs)
+        for a, column in enumerate(_gradient(below, inputs).unbind(1)):
+            raised = tuple(k + (j == a) for j, k in enumerate(_lower(index, axis)))
+            known.setdefault(raised, column)
+    return known[index]
 
 
 def _lower(index: MultiIndex, axis: int) -> MultiIndex:

@@ -6,7 +6,7 @@ read; training then computes exactly those and hands them over as `Field` object
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,14 +102,26 @@ class Field:
     def __getitem__(self, key: Any) -> Tensor:
         return self.value[key]
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         raise TypeError(
             f"{self.name} cannot become an array of numpy, which knows no gradients; use the "
             "functions of torch, such as torch.sin(u), or u.value.detach().cpu().numpy()"
         )
-
-    def __bool__(self) -> bool:
-        return bool(self.value)
 
     def _operand(self, other: Any) -> Any:
         """What stands on the other side, as the value can be computed with."""

@@ -4,8 +4,12 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.optimizer import ParamsT
+
+from dpinn.optim.whole import require_whole_parameters
 
 
 class MuonWithAdamW(Optimizer):
@@ -24,6 +28,9 @@ class MuonWithAdamW(Optimizer):
         ns_steps: Newton-Schulz iterations of the orthogonalisation.
         betas: AdamW's decay rates.
         eps: AdamW's epsilon.
+
+    Raises:
+        DpinnError: parameters that are divided over ranks (FSDP2's ``fully_shard``).
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class MuonWithAdamW(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, parted by rule; options in it override those of the rule that has them."""
         listed = list(param_group["params"])
+        require_whole_parameters("Muon", map(_parameter_of, listed))
         options = {name: value for name, value in param_group.items() if name != "params"}
         for rule, optimizer in self._rules.items():
             members = [entry for entry in listed if _rule_of(entry) == rule]
@@ -71,6 +79,8 @@ class MuonWithAdamW(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    # Compiled, the orthogonalisation in bfloat16 comes to other digits.
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of both rules, after ``closure`` if one is given."""
@@ -89,5 +99,9 @@ class MuonWithAdamW(Optimizer):
 
 
 def _rule_of(entry: Any) -> str:
-    parameter = entry[1] if isinstance(entry, tuple) else entry
-    return "muon" if parameter.ndim == 2 else "adamw"
+    return "muon" if _parameter_of(entry).ndim == 2 else "adamw"
+
+
+def _parameter_of(entry: Any) -> Tensor:
+    parameter: Tensor = entry[1] if isinstance(entry, tuple) else entry
+    return parameter

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import LBFGS, Optimizer
 
 from dpinn.optim.state import (
@@ -18,6 +19,7 @@ from dpinn.optim.state import (
     parameter_keys,
     require_same_keys,
 )
+from dpinn.optim.whole import require_whole_parameters
 
 
 @dataclass
@@ -64,6 +66,7 @@ class ScheduleFree(Optimizer):
 
     Raises:
         ValueError: beta outside [0, 1), or a base that must evaluate the loss itself (L-BFGS).
+        DpinnError: parameters that are divided over ranks (FSDP2's ``fully_shard``).
     """
 
     def __init__(
@@ -92,6 +95,9 @@ class ScheduleFree(Optimizer):
         # Optimizer.__init__ comes here with the base's own groups.
         if not any(param_group is group for group in self.base.param_groups):
             self.base.add_param_group(param_group)
+        require_whole_parameters(
+            "ScheduleFree", self.base.param_groups[len(self._averages)]["params"]
+        )
         self._averages.append(_Average())
 
     @overload
@@ -100,6 +106,8 @@ class ScheduleFree(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    # Its averaging weights change in every step, which would be compiled again and again.
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step from the gradients at ``y``, after ``closure`` if one is given."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from dpinn.errors import cause_of
 from dpinn.optim.state import StateError, check_state_dict, require_same_keys
 from dpinn.optim.units import Unit
 
@@ -52,7 +53,9 @@ def save_shards(optimizer: DividedOptimizer, folder: Path) -> None:
         else:
             dcp.save(content, checkpoint_id=folder, process_group=ranks.group)
     except (dcp.CheckpointException, OSError) as error:
-        raise StateError(f"cannot write {folder}: {_reason(error)}") from error
+        raise StateError(
+            f"cannot write {folder}: {_reason(error)}; free some space or choose another folder"
+        ) from error
 
 
 def load_shards(optimizer: DividedOptimizer, folder: Path) -> None:
@@ -149,11 +152,9 @@ def _without_advice() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what a rank failed with."""
+    """What the first rank that failed has failed with."""
     failures = getattr(error, "failures", None)
-    if failures:
-        error = next(iter(failures.values()))[0]
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return cause_of(next(iter(failures.values()))[0] if failures else error)
 
 
 def _to_bytes(content: dict[str, Any]) -> Tensor:

@@ -7,14 +7,17 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import ParamsT
 
+from dpinn.errors import DpinnError
 from dpinn.optim.agreement import NonFiniteError, agree, energies, first_non_finite
 from dpinn.optim.divided import DividedOptimizer
 from dpinn.optim.hyperparameters import check_hyperparameters, factor_beta, refresh_method
 from dpinn.optim.shards import Placement, Task
 from dpinn.optim.side_streams import SideStreams
 from dpinn.optim.state import Key
+from dpinn.optim.whole import require_whole_parameters
 
 MOST_SKIPS_IN_A_ROW = 100
 """A run that skips more has no finite gradient left, and would go on for ever."""
@@ -64,6 +67,7 @@ class SOAP(DividedOptimizer):
 
     Raises:
         ValueError: a hyperparameter out of range, complex parameters, a name given twice.
+        DpinnError: parameters that are divided over ranks (FSDP2's ``fully_shard``).
         NonFiniteError: from ``step``, before parameters or state have changed.
     """
 
@@ -110,6 +114,11 @@ class SOAP(DividedOptimizer):
         """Add parameters, with their own hyperparameters where given."""
         check_hyperparameters({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        try:
+            require_whole_parameters("SOAP", self.param_groups[-1]["params"])
+        except DpinnError:
+            del self.param_groups[-1]
+            raise
         problem = None
         if any(parameter.is_complex() for parameter in self.param_groups[-1]["params"]):
             problem = "SOAP takes real parameters; give torch.view_as_real(parameter)"
@@ -131,6 +140,8 @@ class SOAP(DividedOptimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    # Reads numbers on the host and changes its state's layout, so a compiler has nothing to gain.
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step from the gradients in ``.grad``, after ``closure`` if one is given."""

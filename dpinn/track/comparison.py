@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dpinn.analysis.errors import RESOLVABLE
-from dpinn.track.curves import Axis, Line, Look, draw_group
-from dpinn.track.drawing import FAINT, INK, PALETTE, WIDTH_IN, new_figure, style_panel
+from dpinn.track.curves import Axis, draw_group
+from dpinn.track.drawing import (
+    FAINT,
+    INK,
+    WIDTH_IN,
+    Look,
+    legend_columns,
+    looks_for,
+    new_figure,
+    style_panel,
+)
 from dpinn.track.groups import Group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-LINES: tuple[Line, ...] = ("-", "--", ":", "-.")
-"""Once all colours are in use, the next optimizers have them again with another line."""
 
 GRID = "#E6E6E6"
 DIVERGED = 10.0
@@ -61,10 +67,7 @@ def looks_of(groups: Iterable[Group]) -> dict[str, Look]:
     groups = list(groups)
     names = dict.fromkeys(group.label for group in groups)
     names |= dict.fromkeys(name for group in groups for name in _preconditioners(group))
-    return {
-        name: Look(PALETTE[i % len(PALETTE)], LINES[i // len(PALETTE) % len(LINES)])
-        for i, name in enumerate(names)
-    }
+    return looks_for(names)
 
 
 def pictures(groups: Sequence[Group], looks: Mapping[str, Look]) -> list[Picture]:
@@ -302,6 +305,5 @@ def _legend_of(figure: Figure, looks: Mapping[str, Look]) -> None:
         Line2D([], [], color=look.colour, linestyle=look.line, lw=2.5, label=name)
         for name, look in looks.items()
     ]
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=min(len(handles), 6), frameon=False
-    )
+    columns = legend_columns(looks, WIDTH_IN)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False)

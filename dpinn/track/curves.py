@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dpinn.track.drawing import Array
+from dpinn.track.drawing import Array, Look
 from dpinn.track.experiment import Series, TrackedRun
 from dpinn.track.groups import Group
 from dpinn.track.training_figure import running_mean
@@ -17,18 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Axis = Literal["steps", "seconds"]
-Line = Literal["-", "--", ":", "-."]
 
 POINTS = 400
 """Of a curve in a figure: more than its panel has pixels would only make the page larger."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How the curves of one optimizer are drawn."""
-
-    colour: str
-    line: Line
 
 
 def draw_group(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +21,47 @@ WIDTH_IN, DPI = 12.0, 100  # 1200 pixels wide, and text sizes that suit it
 # Okabe and Ito's palette, told apart under every common colour blindness; yellow is too pale.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, FAINT = "#222222", "#8A8A8A"
+Line = Literal["-", "--", ":", "-."]
+LINES: tuple[Line, ...] = ("-", "--", ":", "-.")
+# Of a legend in matplotlib's 10 points, in inches: its lines with their gaps, one letter, one row.
+HANDLE_IN, LETTER_IN, ROW_IN = 0.75, 0.08, 0.21
 GREEK = frozenset(
     {"alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "lambda", "mu", "nu"}
     | {"xi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega", "Phi", "Psi", "Omega"}
 )
 PEAKED = 30.0  # largest error over median from which a linear scale would show one spot alone
 LOG_DECADES = 4  # of the error's logarithmic scale, below its largest value
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a curve is drawn."""
+
+    colour: str
+    line: Line
+
+
+def looks_for(names: Iterable[str], overlapping: bool = False) -> dict[str, Look]:
+    """Return a look for each name, 24 different ones.
+
+    First all colours, then other lines; of curves that may lie on one another, neighbours have
+    another line as well.
+    """
+    looks = {}
+    for i, name in enumerate(dict.fromkeys(names)):
+        # Shifted in every other round, since 4 and 6 have a factor in common.
+        line = i + i // 12 if overlapping else i // len(PALETTE)
+        looks[name] = Look(PALETTE[i % len(PALETTE)], LINES[line % len(LINES)])
+    return looks
+
+
+def legend_columns(labels: Iterable[str], width: float) -> int:
+    """Return how many columns of a legend fit into a width in inches, at least 1."""
+    labels = list(labels)
+    column = HANDLE_IN + LETTER_IN * max(map(len, labels), default=0)
+    fitting = max(1, min(len(labels), int(width / column)))
+    # Rows of the same length.
+    return math.ceil(len(labels) / math.ceil(len(labels) / fitting)) if labels else 1
 
 
 def check_shapes(axes: Mapping[str, Array], prediction: Array, reference: Array | None) -> None:

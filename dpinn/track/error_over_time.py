@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpinn.track.drawing import FAINT, INK, PALETTE, Array, new_figure, style_panel, typeset
+from dpinn.track.drawing import (
+    FAINT,
+    INK,
+    ROW_IN,
+    Array,
+    legend_columns,
+    looks_for,
+    new_figure,
+    style_panel,
+    typeset,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLES = ("-", "--", ":", "-.")
+WIDTH, HEIGHT = 9.0, 4.0  # inches, without the legend
 
 
 def error_over_time_figure(
@@ -33,16 +42,17 @@ def error_over_time_figure(
         seams: times at which one time window ends and the next begins.
         title: above the panel.
     """
-    figure = new_figure(4.2, width=9.0)
+    figure = new_figure(HEIGHT, width=WIDTH)
     panel = figure.subplots()
-    styles = itertools.cycle(zip(itertools.cycle(PALETTE), STYLES * 3, strict=False))
-    for (name, error), (colour, line) in zip(errors.items(), styles, strict=False):
+    for (name, error), look in zip(
+        errors.items(), looks_for(errors, overlapping=True).values(), strict=True
+    ):
         known = np.isfinite(error) & (error > 0)
         shown = np.where(known, error, np.nan)
-        panel.plot(times, shown, line, color=colour, lw=2.0, label=typeset(name))
+        panel.plot(times, shown, look.line, color=look.colour, lw=2.0, label=typeset(name))
         # A line needs two neighbours; a time between gaps would not be seen.
         alone = known & ~np.roll(np.pad(known, 1), 1)[1:-1] & ~np.roll(np.pad(known, 1), -1)[1:-1]
-        panel.plot(times[alone], shown[alone], "o", color=colour, ms=4)
+        panel.plot(times[alone], shown[alone], "o", color=look.colour, ms=4)
     panel.set_yscale("log")
     if bound > 0:
         low, high = panel.get_ylim()
@@ -58,5 +68,8 @@ def error_over_time_figure(
     panel.set_xlim(times[0], times[-1])
     panel.set_xlabel("$t$")
     panel.set_ylabel("relative $L^2$ error", color=INK)
-    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    _, labels = panel.get_legend_handles_labels()
+    columns = legend_columns(labels, WIDTH)
+    figure.set_figheight(HEIGHT + ROW_IN * (-(-len(labels) // columns)))
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure

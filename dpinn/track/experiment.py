@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dpinn.errors import DpinnError, shown_uri
 from dpinn.problem import snake_case
 from dpinn.track.failures import reason
+from dpinn.track.naming import NAME_OF, names_in
 from dpinn.track.store import connect_existing, resolve_tracking_uri
 
 if TYPE_CHECKING:
@@ -254,19 +255,22 @@ def _pages(search: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
 
 
 def _tracked(client: MlflowClient, run: Run) -> TrackedRun:
-    names = sorted(k for k in run.data.metrics if k.startswith(READ) and not k.endswith(UNREAD))
+    names = names_in(run.data.tags)
+    keys = {names.get(key, key): key for key in run.data.metrics}
+    read = sorted(name for name in keys if name.startswith(READ) and not name.endswith(UNREAD))
     histories = {}
-    for name in names:
-        series = _series(client.get_metric_history(run.info.run_id, name), run.info.start_time)
+    for name in read:
+        history = client.get_metric_history(run.info.run_id, keys[name])
+        series = _series(history, run.info.start_time)
         if series is not None:
             histories[name] = series
     return TrackedRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
         status=run.info.status.lower(),
-        params=run.data.params,
-        tags=run.data.tags,
-        last=run.data.metrics,
+        params={names.get(key, key): value for key, value in run.data.params.items()},
+        tags={k: v for k, v in run.data.tags.items() if not k.startswith(NAME_OF)},
+        last={name: run.data.metrics[key] for name, key in keys.items()},
         histories=_on_the_clock(histories),
     )
 

@@ -9,14 +9,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpinn.errors import DpinnError, DpinnWarning, shown_uri
 from dpinn.track.database import artifact_location, database_file
 from dpinn.track.failures import StoreAwayError, is_refusal, reason
-from dpinn.track.naming import flatten, key_of, shorten
+from dpinn.track.naming import flatten, key_of, name_tags, shorten
 from dpinn.track.outbox import MetricValue, Outbox
 from dpinn.track.store import (
     await_store,
@@ -58,6 +58,7 @@ class MLflowRun:
         self._finished = False
         self._held_params: set[str] = set()
         self._held_steps: dict[str, int] = {}
+        self._kept_names: set[str] = set()
         self._system_metrics = SystemMetrics()
         self._outbox = Outbox(self._send_metrics, is_refusal, shown_uri(tracking_uri), reason)
 
@@ -92,7 +93,7 @@ class MLflowRun:
         }
         try:
             experiment_id = _experiment_id(client, experiment, uri)
-            created = client.create_run(experiment_id, run_name=run_name, tags=tags)
+            created = client.create_run(experiment_id, run_name=shorten(run_name), tags=tags)
         except MlflowException as error:
             raise DpinnError(
                 f"MLflow cannot open a run of experiment {experiment!r} in "
@@ -187,9 +188,11 @@ class MLflowRun:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log a configuration; ``{"model": {"width": 256}}`` becomes ``model.width``.
 
-        Values beyond 250 characters are cut, with an ellipsis at the end.
+        Values beyond 250 characters are cut, with an ellipsis and a digest at the end.
         """
-        flat = flatten(params)
+        named = flatten(params)
+        self._keep_names(named)
+        flat = {key_of(name): value for name, value in named.items()}
 
         def send() -> None:
             from mlflow.entities import Param
@@ -203,8 +206,16 @@ class MLflowRun:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, over earlier ones of the same name."""
-        flat = {key_of(name): shorten(str(value)) for name, value in tags.items()}
+        self._put_tags({key_of(name): shorten(str(value)) for name, value in tags.items()})
 
+    def _keep_names(self, names: Iterable[str]) -> None:
+        """Keep in tags the names that MLflow does not take as they are."""
+        new = set(names) - self._kept_names
+        self._kept_names |= new
+        if tags := name_tags(sorted(new)):
+            self._put_tags(tags)
+
+    def _put_tags(self, flat: Mapping[str, str]) -> None:
         def send() -> None:
             from mlflow.entities import RunTag
 
@@ -219,13 +230,16 @@ class MLflowRun:
     ) -> None:
         """Log values under path names such as ``loss/pde``; any float, NaN and inf included.
 
+        What MLflow does not take as a name gets the key that `key_of` gives.
+
         Args:
             metrics: by name.
             step: the optimizer step.
             time_s: when they were measured, seconds since 1970; now if left out.
         """
         at = round(1e3 * (time.time() if time_s is None else time_s))
-        self._outbox.put(MetricValue(n, float(v), step, at) for n, v in metrics.items())
+        self._keep_names(metrics)
+        self._outbox.put(MetricValue(key_of(n), float(v), step, at) for n, v in metrics.items())
 
     def log_system_metrics(self, step: int) -> None:
         """Log how busy this machine is, every ten seconds at most; call it at any step."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
-from dpinn.track.comparison import Look
+from dpinn.track.drawing import Look
 from dpinn.track.experiment import TrackedRun
 from dpinn.track.groups import SCORES, Group, Spread
 from dpinn.track.style import COLOURS

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpinn.track.drawing import INK, PALETTE, Array, new_figure, style_panel
+from dpinn.track.drawing import (
+    HANDLE_IN,
+    INK,
+    LETTER_IN,
+    ROW_IN,
+    WIDTH_IN,
+    Array,
+    Look,
+    legend_columns,
+    looks_for,
+    new_figure,
+    style_panel,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +28,7 @@ if TYPE_CHECKING:
 History = Sequence[Mapping[str, float]]
 
 ALIGNMENT = "gradient alignment"
+MARGINS_IN = 0.7  # of a panel: ticks and labels
 FEW = 100  # values of a curve that is not smoothed
 
 
@@ -48,19 +60,22 @@ def curves_figure(history: History, title: str | None = None) -> Figure:
             "the history has no loss/, error/, weight/, alignment/ or lr metric with finite values"
         )
     terms = dict.fromkeys([*groups["loss terms"], *shown.get("term weights", {})])
-    term_colours = dict(
-        zip((t for t in terms if t != "total"), itertools.cycle(PALETTE), strict=False)
-    )
+    term_looks = looks_for(t for t in terms if t != "total") | {"total": Look(INK, "-")}
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    figure = new_figure(3.5 * rows + 0.4)
+    width = WIDTH_IN / columns - MARGINS_IN
+    legends = [_legend_rows(label, series, width) for label, series in shown.items()]
+    tallest = [max(legends[i : i + columns]) for i in range(0, len(legends), columns)]
+    figure = new_figure(3.5 * rows + 0.4 + ROW_IN * sum(tallest))
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for panel in panels[len(shown) :]:
         panel.remove()
     for i, (panel, (label, series)) in enumerate(zip(panels, shown.items(), strict=False)):
         smooth = label in ("loss terms", ALIGNMENT)
-        _draw_curves(panel, series, term_colours, smooth, score=label == ALIGNMENT)
+        looks = term_looks if label in ("loss terms", "term weights") else looks_for(series)
+        _draw_curves(panel, series, looks, smooth, score=label == ALIGNMENT)
         style_panel(panel, label)
+        _add_legend(panel, label, series, width)
         panel.grid(color="#E6E6E6", lw=0.7)
         panel.margins(x=0.01)
         if i + columns >= len(shown):
@@ -74,26 +89,44 @@ def curves_figure(history: History, title: str | None = None) -> Figure:
 def _draw_curves(
     panel: Axes,
     series: Mapping[str, tuple[Array, Array]],
-    term_colours: Mapping[str, str],
+    looks: Mapping[str, Look],
     smooth: bool,
     score: bool,
 ) -> None:
-    others = itertools.cycle(PALETTE)
     for name, (steps, values) in series.items():
-        colour = INK if name == "total" else term_colours.get(name) or next(others)
+        look = looks[name]
         trend = (running_mean if score else _trend)(values) if smooth else values
         if trend is not values:
-            panel.plot(steps, values, color=colour, lw=0.6, alpha=0.25)
-        panel.plot(steps, trend, color=colour, lw=1.8, label=name)
+            panel.plot(steps, values, color=look.colour, lw=0.6, alpha=0.25)
+        panel.plot(steps, trend, look.line, color=look.colour, lw=1.8, label=name)
     if score:
         panel.set_ylim(-1.05, 1.05)
     elif all(np.min(values) > 0 for _, values in series.values()):
         panel.set_yscale("log")
-    if any(series):
-        # Above the curves, on the title's line: inside, noisy curves leave no free place.
-        panel.legend(
-            frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=min(5, len(series))
-        )
+
+
+def _add_legend(panel: Axes, title: str, names: Collection[str], width: float) -> None:
+    """Put the legend above the curves: inside, noisy ones leave no free place."""
+    if not any(names):
+        return
+    rows = _legend_rows(title, names, width)
+    if not rows:
+        panel.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=len(names))
+        return
+    columns = legend_columns(names, width)
+    panel.legend(
+        frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.0
+    )
+    panel.set_title(panel.get_title("left"), loc="left", pad=72 * ROW_IN * rows + 10)
+
+
+def _legend_rows(title: str, names: Collection[str], width: float) -> int:
+    """Rows that a legend takes under its panel's title; 0 where it fits into the title's line."""
+    left = width - LETTER_IN * len(title)
+    per_line = legend_columns(names, left)
+    if per_line >= len(names) and LETTER_IN * max(map(len, names)) + HANDLE_IN <= left:
+        return 0
+    return -(-len(names) // legend_columns(names, width))
 
 
 def _trend(values: Array) -> Array:

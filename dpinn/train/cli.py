@@ -11,19 +11,20 @@ from enum import Enum
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from yaml.representer import SafeRepresenter
 
-from dpinn.errors import DpinnError, DpinnWarning
+from dpinn.errors import DpinnError, DpinnWarning, first_line
 from dpinn.launch.launched import DEEPSPEED, Launched, launched, unused_tasks
 from dpinn.problem import Problem
 from dpinn.report import reference_of
 from dpinn.solution import import_from_current_folder
 from dpinn.train.call import Call, value_of
 from dpinn.train.checkpoint_io import AtomicCheckpointIO
+from dpinn.train.configuration import require_readable
 from dpinn.train.data import Collocations
 from dpinn.train.memory import keep_freed_memory
 from dpinn.train.module import PINNTraining
@@ -37,9 +38,7 @@ from dpinn.train.strategies.lost_rank import (
     lost_contact,
     lost_contact_error,
 )
-
-PRECISIONS = ("32-true", "64-true", "32", "64", 32, 64)
-"""Half precisions do not resolve a PDE's residual."""
+from dpinn.train.trainer_options import require_allowed
 
 DESCRIPTION = """\
 Train a PINN from a configuration. --resume [RUN] goes on with a run; --run FOLDER begins in this
@@ -57,6 +56,7 @@ class DpinnCLI(LightningCLI):
     """One training from YAML files and options, every key checked before anything starts."""
 
     def __init__(self, *options: Any, call: Call, **named: Any):
+        require_readable(call.arguments)
         self.call = call
         named["args"] = ["fit", *call.arguments]
         super().__init__(*options, **named)
@@ -91,10 +91,17 @@ class DpinnCLI(LightningCLI):
             self._follow(ranks)
             options |= {"devices": trainer.devices, "num_nodes": trainer.num_nodes}
         several = trainer.devices not in (1, "1") or trainer.num_nodes != 1
-        made = self._get(self.config_init, "trainer")["strategy"]
+        made = self._get(self.config_init, "trainer")
         by_deepspeed = ranks is not None and ranks.by == DEEPSPEED
-        options["strategy"] = choose_strategy(made, several, by_deepspeed)
-        return super().instantiate_trainer(**options)
+        options["strategy"] = choose_strategy(made["strategy"], several, by_deepspeed)
+        # None is another word for a logger and checkpoints of Lightning's own.
+        options |= {"logger": False, "enable_checkpointing": False}
+        if made["enable_progress_bar"] is False:
+            self.trainer_defaults = {**self.trainer_defaults, "callbacks": []}
+        try:
+            return super().instantiate_trainer(**options)
+        except MisconfigurationException as error:
+            raise DpinnError(f"trainer: {first_line(error)}") from error
 
     def _follow(self, ranks: Launched) -> None:
         """Take the numbers of nodes and devices from the launcher, whatever a file says of them."""
@@ -171,20 +178,6 @@ class DpinnCLI(LightningCLI):
         recorder.config = self._parser(self.subcommand).dump(
             config, skip_check=True, skip_none=False
         )
-
-
-def require_allowed(trainer: Namespace) -> None:
-    """Refuse options of Lightning's trainer that a PINN must not have.
-
-    Raises:
-        DpinnError: saying what to use instead.
-    """
-    if trainer.precision is not None and trainer.precision not in PRECISIONS:
-        raise DpinnError(
-            f"trainer.precision is {trainer.precision}; a PINN needs 32-true or 64-true"
-        )
-    if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
-        raise DpinnError("trainer.gradient_clip_val is not used here; use model.clip")
 
 
 def fit(arguments: list[str]) -> None:

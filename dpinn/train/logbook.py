@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,20 @@ from typing import Any
 
 from dpinn.analysis import Array
 from dpinn.report import report, summary
-from dpinn.run_files import ALIGNMENT, CHECKPOINT, CONFIG, METRICS, History, write_atomically
-from dpinn.solution import load
+from dpinn.run_files import (
+    ALIGNMENT,
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    History,
+    read_checkpoint,
+    write_atomically,
+)
+from dpinn.solution import load, restored
 from dpinn.track import MLflowRun, Status
 from dpinn.train.alignment import Reading
 from dpinn.train.mlflow_log import CLOCK, log_again, log_initial_errors, log_result, log_row
+from dpinn.train.module import PINNTraining
 
 
 class Logbook:
@@ -21,7 +31,7 @@ class Logbook:
 
     Args:
         folder: of the run.
-        config: the whole configuration, YAML.
+        config: the whole configuration, YAML; empty where a trainer of the user's own trains.
         step: from which the run goes on; what was logged after it is taken out of the files.
 
     Raises:
@@ -30,11 +40,19 @@ class Logbook:
 
     def __init__(self, folder: Path, config: str, step: int):
         self.folder = folder
+        self._config = config
         text = config.encode()
         write_atomically(folder / CONFIG, lambda file: file.write(text))
         self._metrics = History(folder / METRICS, until=step)
         self._alignment = History(folder / ALIGNMENT, until=step)
         self._run: MLflowRun | None = None
+
+    @property
+    def again(self) -> str:
+        """What to call for the run to go on from its checkpoint."""
+        if self._config:
+            return f"dpinn fit --resume {self.folder}"
+        return f"trainer.fit(..., ckpt_path={str(self.folder / CHECKPOINT)!r})"
 
     def track(self, run: MLflowRun, initial_errors: Mapping[str, float]) -> None:
         """Log to MLflow as well, from what the files hold already."""
@@ -67,16 +85,25 @@ class Logbook:
             self._run.log_system_metrics(step)
 
     def report(
-        self, predictions: Mapping[str, Array] | None, figures: bool, step: int
+        self,
+        module: PINNTraining,
+        predictions: Mapping[str, Array] | None,
+        figures: bool,
+        step: int,
     ) -> dict[str, Any]:
         """Evaluate the run from its checkpoint, as anybody else would load it; print what it says.
 
         Args:
+            module: that was trained; a run without configuration is not loaded without it.
             predictions: where several ranks have computed them together.
             figures: whether to draw them.
             step: the last one.
         """
-        solution = load(self.folder)
+        if self._config:
+            solution = load(self.folder)
+        else:
+            checkpoint = read_checkpoint(self.folder / CHECKPOINT)
+            solution = restored(checkpoint, module.problem, lambda: copy.deepcopy(module.pinn))
         result = report(solution, self.folder, predictions=predictions, figures=figures)
         if self._run is not None:
             log_result(self._run, result, self.folder, step)
@@ -92,7 +119,7 @@ class Logbook:
             if self._alignment.rows:
                 self._run.log_file(self._alignment.path)
             is_kept = (self.folder / CHECKPOINT).exists()
-            later = f"; deliver them with: dpinn fit --resume {self.folder}" if is_kept else ""
+            later = f"; deliver them with: {self.again}" if is_kept else ""
             self._run.finish(status, later)
 
 

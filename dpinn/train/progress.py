@@ -74,11 +74,11 @@ class TrainingProgress(ProgressBar):
     def _line(self, trainer: Trainer, texts: dict[str, str], now: float) -> str:
         rate = (trainer.global_step - self._first) / (now - self._started)
         left = (trainer.max_steps - trainer.global_step) / max(rate, 1e-9)
-        numbers = ", ".join(f"{k} {v}" for k, v in texts.items())
-        return (
-            f"step {trainer.global_step}/{trainer.max_steps}, {numbers}, "
-            f"{rate:.1f} steps/s, {tqdm.format_interval(left)} left"
-        )
+        # Empty before the first metrics are logged.
+        numbers = [f"{k} {v}" for k, v in texts.items()]
+        step = f"step {trainer.global_step}/{trainer.max_steps}"
+        pace = f"{rate:.1f} steps/s"
+        return ", ".join([step, *numbers, pace, f"{tqdm.format_interval(left)} left"])
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -26,7 +26,7 @@ from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
 from dpinn.train.saving import Checkpoints
 from dpinn.train.stages import Stage
-from dpinn.train.strategies.lost_rank import WatchingLauncher, go_on_with, lost_contact
+from dpinn.train.strategies.lost_rank import WatchingLauncher, lost_contact
 from dpinn.train.watching import Watch, predict_together
 
 
@@ -259,7 +259,7 @@ class Recorder(Callback):
         predictions = self._predict_together(trainer, pl_module)
         _leave(trainer)
         if trainer.is_global_zero:
-            self._report(trainer, predictions)
+            self._report(trainer, pl_module, predictions)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report a run that was killed after its last step: Lightning skips a finished training.
@@ -273,11 +273,14 @@ class Recorder(Callback):
         if trainer.is_global_zero:
             assert isinstance(pl_module, PINNTraining)
             self._open(trainer, pl_module, self._device)
-            self._report(trainer, None)
+            self._report(trainer, pl_module, None)
 
-    def _report(self, trainer: Trainer, predictions: dict[str, Array] | None) -> None:
+    def _report(
+        self, trainer: Trainer, module: LightningModule, predictions: dict[str, Array] | None
+    ) -> None:
         assert self._logbook is not None
-        self.result = self._logbook.report(predictions, self.figures, trainer.global_step)
+        assert isinstance(module, PINNTraining)
+        self.result = self._logbook.report(module, predictions, self.figures, trainer.global_step)
 
     def _predict_together(
         self, trainer: Trainer, module: LightningModule
@@ -306,7 +309,8 @@ class Recorder(Callback):
             again = self.stopped is Request.REQUEUE or is_preempted(job_id(os.environ))
             self._logbook.finish("SCHEDULED" if again else "KILLED")
             to = " to be queued again" if again else ""
-            print(f"stopped at step {trainer.global_step}{to}{go_on_with(self.folder)}", flush=True)
+            on = f"; go on with: {self._logbook.again}"
+            print(f"stopped at step {trainer.global_step}{to}{on}", flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -319,7 +323,7 @@ class Recorder(Callback):
         self._logbook.finish("KILLED" if stopped else "FAILED")
         folder = self._logbook.folder
         if not lost_contact(exception) and (folder / CHECKPOINT).exists():  # else it has said so
-            print(f"resume with: dpinn fit --resume {folder}", file=sys.stderr)
+            print(f"resume with: {self._logbook.again}", file=sys.stderr)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from dpinn import Box, Problem, quantity
-from dpinn.analysis import grid_points, observe, predict, predict_share, predictions
+from dpinn import Box, Problem, batches, quantity
+from dpinn.analysis import grid_points, observe, predict, predict_share
 from dpinn.nn import PINN
 from dpinn.nn.windowed import WindowedPINN
 
@@ -143,7 +143,7 @@ def test_prediction_in_batches_equals_the_unbatched_one(batch, monkeypatch):
         return polynomial(points)
 
     whole = predict(polynomial, AXES, CPU, torch.float64)
-    monkeypatch.setattr(predictions, "BATCH", batch)
+    monkeypatch.setattr(batches, "BATCH", batch)
     batched = predict(network, AXES, CPU, torch.float64)
     assert max(sizes) <= batch
     assert sum(sizes) == 7 * 11 * 5

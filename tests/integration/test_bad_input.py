@@ -84,6 +84,12 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "half precision": ({"trainer.precision": "bf16-true"}, ["bf16-true", "32-true"]),
     "mixed precision": ({"trainer.precision": "16-mixed"}, ["16-mixed", "64-true"]),
+    "gradients of several batches": (
+        {"trainer.accumulate_grad_batches": 2},
+        ["trainer.accumulate_grad_batches is 2", "data.batch"],
+    ),
+    "a profiler": ({"trainer.profiler": "simple"}, ["trainer.profiler", "dpinn bench step"]),
+    "an end of epochs": ({"trainer.limit_train_batches": 5}, ["trainer.max_steps"]),
     "Lightning's own clipping": ({"trainer.gradient_clip_val": 1.0}, ["gradient_clip_val"]),
 }
 

@@ -28,7 +28,7 @@ UNCLIPPED = (
 CONFIG = {
     "model.optimizer": ADAM,
     "model.clip": 0.5,
-    "model.weights": {"class_path": "dpinn.loss.GradientNormWeights", "init_args": {"every": 10}},
+    "model.weights": {"class_path": "dpinn.loss.GradientNormWeights", "init_args": {"every": 5}},
     "trainer": {"max_steps": 30, "precision": "64-true", "accelerator": "cpu"},
     # Neither the batch nor its chunks divide into two ranks.
     "data": {"batch": 63, "chunks": 3, "inner_steps": 1, "points": {"initial": 9, "ends": 5}},

@@ -1,5 +1,6 @@
 """SOAP's state in a folder of shards, saved and loaded on any numbers of ranks."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,18 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     _, optimizer = made()
     with pytest.raises(StateError, match="nowhere"):
         load_shards(optimizer, Path(tmp_path / "nowhere"))
+
+
+def test_a_full_disk_is_told_in_plain_words(tmp_path):
+    """A limit on the size of files stands for it: both end in the middle of a write."""
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    optimizer = SOAP([weight])
+    weight.grad = torch.ones(64, 64)
+    optimizer.step()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(StateError, match=f"cannot write {tmp_path}: File too large; free some"):
+            optimizer.save_shards(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dpinn.track import curves_figure, snapshots_figure, solution_figure
+from dpinn.track.drawing import looks_for
 
 T, X, Y = np.linspace(0, 1, 11), np.linspace(-1, 1, 21), np.linspace(0, 3, 31)
 WAVE = np.sin(np.pi * (X[None, :] - T[:, None]))
@@ -191,6 +193,50 @@ def test_a_term_has_the_same_colour_in_every_panel() -> None:
         return {line.get_label(): line.get_color() for line in panel.get_lines()}
 
     assert colours(shown["term weights"])["ic"] == colours(shown["loss terms"])["ic"]
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_twenty_four_curves_have_looks_of_their_own(overlapping: bool) -> None:
+    looks = looks_for((f"u{k}" for k in range(24)), overlapping)
+    assert len(set(looks.values())) == 24
+    few = list(looks.values())[:4]
+    assert len({look.colour for look in few}) == 4
+    assert len({look.line for look in few}) == (4 if overlapping else 1)
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+@pytest.mark.parametrize("terms", [1, 4, 8, 12, 20])
+def test_curves_of_many_terms_are_told_apart_by_a_legend_that_covers_nothing(
+    terms: int, long: bool
+) -> None:
+    names = [f"continuity_of_phase_{k}" if long else f"t{k}" for k in range(terms)]
+    records = [
+        {"step": float(s)}
+        | {f"loss/{n}": 10.0**-k / (1 + s) for k, n in enumerate([*names, "total"])}
+        | {f"weight/{n}": 1.0 + (1 + k) * s for k, n in enumerate(names)}
+        | {f"error/{n}": 10.0**-k / (1 + s) for k, n in enumerate(names)}
+        for s in range(20)
+    ]
+    figure = curves_figure(records)
+    figure.canvas.draw()
+    boxes = {}
+    for label, panel in panels(figure).items():
+        looks = [(line.get_color(), line.get_linestyle()) for line in panel.get_lines()]
+        assert len(set(looks)) == len(looks) == terms + (label == "loss terms")
+        legend = panel.get_legend()
+        assert legend is not None
+        box = legend.get_window_extent()
+        (title,) = [t for t in panel.findobj(Text) if t.get_text() == label]
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert not box.overlaps(title.get_window_extent())
+        # Its frame, which is not drawn, may reach over the edge by a few pixels.
+        assert box.y0 >= panel.get_window_extent().y1 - 6
+        boxes[label] = box
+        for other, panel_of_other in panels(figure).items():
+            if other != label:
+                assert not box.overlaps(panel_of_other.get_window_extent())
+    assert len(boxes) == 3
 
 
 def test_alignment_has_a_panel_from_minus_one_to_one() -> None:

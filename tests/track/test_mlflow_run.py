@@ -12,7 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from dpinn.errors import DpinnError, DpinnWarning
 from dpinn.track import MLflowRun, curves_figure, download_artifact
-from dpinn.track.naming import flatten
+from dpinn.track.experiment import Experiment
+from dpinn.track.naming import flatten, key_of, shorten
 
 from ..mlflow_server import free_port
 from .conftest import Line, Server
@@ -111,28 +112,63 @@ def test_nan_and_infinite_values_are_kept() -> None:
     assert values[3] == 1.5
 
 
-def test_a_name_that_mlflow_refuses_costs_only_itself() -> None:
+def test_a_value_that_mlflow_refuses_costs_only_itself() -> None:
     run = MLflowRun.start("e", "n")
-    run.log_metrics({"loss/pde": 1.0, "loss/*": 2.0, "loss/ic": 3.0}, 1)
-    with pytest.warns(DpinnWarning, match="refused to log something.*Invalid"):
+    run.log_metrics({"loss/pde": 1.0}, 1)
+    run.log_metrics({"loss/bc": 2.0}, 1, time_s=-1.0)
+    run.log_metrics({"loss/ic": 3.0}, 1)
+    with pytest.warns(DpinnWarning, match=r"refused to log something.*Invalid"):
         run.finish()
     assert stored(run.run_id).data.metrics == {"loss/pde": 1.0, "loss/ic": 3.0}
     assert stored(run.run_id).info.status == "FINISHED"
 
 
-def test_long_values_and_strange_keys_are_made_to_fit() -> None:
-    flat = flatten({"a": {"b*": "x" * 400, "empty": {}}, "k" * 300: 1, "fits": "y" * 250})
-    assert flat["a.b_"] == "x" * 249 + "…"
+NAMES = (
+    "loss/u(0,x)", "loss/u[0,x]", "loss/bc@0", "loss/u[x=1]", "loss/∂u/∂t=Δu", "loss/50% mass",
+    "loss//", "loss/../pde", "loss/./pde", "/pde", "pde/", "loss/a\nb", "loss/a\n", "loss/ü 1:2-3.",
+    "loss/" + "k" * 300, "loss/" + "k" * 301, "loss/é", "loss/e\u0301", "loss/😀", "loss/(=)" * 99,
+)  # fmt: skip
+
+
+def test_every_metric_and_parameter_arrives_whatever_its_name() -> None:
+    run = MLflowRun.start("e", "n" * 255)
+    run.log_params({"problem": {name: str(k) for k, name in enumerate(NAMES)}, "plain": 1})
+    run.log_metrics({name: float(k) for k, name in enumerate(NAMES)}, 1)
+    run.log_metrics({name: float(-k) for k, name in enumerate(NAMES)}, 2)
+    run.finish()
+    (found,) = Experiment.read("e").runs
+    shown = {shorten(name): float(k) for k, name in enumerate(NAMES)}
+    assert found.last == {name: -k for name, k in shown.items()}
+    assert found.params == {"plain": "1"} | {
+        shorten(f"problem.{name}"): str(k) for k, name in enumerate(NAMES)
+    }
+    losses = {name: k for name, k in shown.items() if name.startswith("loss/")}
+    assert {n: list(s.values) for n, s in found.histories.items()} == {
+        name: [k, -k] for name, k in losses.items()
+    }
+
+
+def test_a_name_that_mlflow_takes_stays_and_others_are_readable() -> None:
+    for name in ("loss/pde", "a b-c_d.e:f/g", "loss/Δu", "x" * 200):
+        assert key_of(name) == name
+    assert key_of("loss/u(0,x)").startswith("loss/u_0_x_-")
+    assert len({key_of(name) for name in NAMES}) == len(NAMES)
+
+
+def test_long_values_are_cut_and_stay_distinct() -> None:
+    flat = flatten({"a": {"b*": "x" * 400, "empty": {}}, "fits": "y" * 250})
+    assert flat["a.b*"].startswith("x" * 240)
+    assert len(flat["a.b*"]) == 250
     assert flat["a.empty"] == "{}"
     assert flat["fits"] == "y" * 250
-    assert max(map(len, flat)) == 250
+    assert shorten("x" * 400) != shorten("x" * 401)
     run = MLflowRun.start("e", "n")
     run.log_params({"a": {"b*": "x" * 400}, "k" * 300: 1, **{f"p{i}": i for i in range(250)}})
     run.set_tags({"long": "z" * 9000})
     run.finish()
     kept = stored(run.run_id).data
     assert len(kept.params) == 252
-    assert kept.params["a.b_"].endswith("x…")
+    assert kept.params[key_of("a.b*")] == flat["a.b*"]
     assert len(kept.tags["long"]) == 250
 
 
