@@ -125,11 +125,40 @@ def predict_share(
     Returns:
         ``stop - start`` per name, float64.
     """
+    return _in_batches(observe, lambda a, b: grid_points(axes, a, b), device, dtype, start, stop)
+
+
+def predict_at(
+    observe: Observe, points: Array, device: torch.device, dtype: torch.dtype
+) -> dict[str, Array]:
+    """Observe at any points, in batches of bounded memory as `predict_share` does.
+
+    Args:
+        observe: is called with points on `device`, in `dtype`.
+        points: ``n x coordinates``.
+        device: where to compute.
+        dtype: the network's.
+
+    Returns:
+        ``n`` per name, float64.
+    """
+    whole = torch.from_numpy(points)
+    return _in_batches(observe, lambda a, b: whole[a:b], device, dtype, 0, len(points))
+
+
+def _in_batches(
+    observe: Observe,
+    points_of: Callable[[int, int], Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    start: int,
+    stop: int,
+) -> dict[str, Array]:
     found: dict[str, Array] = {}
     batch, first = min(BATCH, max(1, stop - start)), start
     while not found or first < stop:
         last = min(first + batch, stop)
-        points = grid_points(axes, first, last).to(device, dtype)
+        points = points_of(first, last).to(device, dtype)
         values = _observed(observe, points, last=batch == 1)
         if values is None:
             batch //= 2
