@@ -6,7 +6,6 @@ from dpinn.analysis.errors import (
     evaluate,
     relative_l2,
     statement,
-    thin_out,
     times_inside,
     window_errors,
 )
@@ -18,13 +17,16 @@ from dpinn.analysis.predictions import (
     grid_points,
     observe,
     predict,
+    predict_at,
     predict_share,
 )
+from dpinn.analysis.sample import GridSample
 
 __all__ = [
     "Array",
     "Evaluation",
     "FlowComparison",
+    "GridSample",
     "Network",
     "Observe",
     "axes_of",
@@ -33,10 +35,10 @@ __all__ = [
     "grid_points",
     "observe",
     "predict",
+    "predict_at",
     "predict_share",
     "relative_l2",
     "statement",
-    "thin_out",
     "times_inside",
     "window_errors",
 ]

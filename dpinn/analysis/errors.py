@@ -20,9 +20,6 @@ from dpinn.problem import Problem
 RESOLVABLE = 5.0
 """An error under so many times the reference's own says no more than that it is small."""
 
-FEW_TIMES = 8
-"""So many, as in a short window, are not thinned out."""
-
 
 def relative_l2(prediction: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
     """``||prediction - reference|| / ||reference||`` over all points of a grid.
@@ -153,21 +150,6 @@ def times_inside(times: Array, window: tuple[float, float], problem: Problem) ->
 def axes_of(reference: xr.Dataset, problem: Problem) -> dict[str, Array]:
     """The axes of a reference's grid, in the order of the problem's coordinates."""
     return {c: np.asarray(reference[c].values, float) for c in problem.domain.coordinates}
-
-
-def thin_out(reference: xr.Dataset, points: int) -> xr.Dataset:
-    """Every k-th grid point along each axis, so that about `points` are left.
-
-    The strides are counted from the end of time, where errors are largest, and a few times have
-    all of them.
-    """
-    sizes = {str(d): n for d, n in reference.sizes.items()}
-    few = [d for d, n in sizes.items() if n <= FEW_TIMES and d == TIME]
-    thinned = [d for d in sizes if d not in few]
-    total = math.prod(sizes.values())
-    stride = max(1, math.ceil((total / points) ** (1 / max(1, len(thinned)))))
-    last = {d: (n - 1) % stride if d == TIME else 0 for d, n in sizes.items()}
-    return reference.isel({d: slice(last[d], None, stride) for d in thinned})
 
 
 def _over_time(prediction: Array, reference: Array, time: int) -> Array:

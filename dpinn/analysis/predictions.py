@@ -116,8 +116,40 @@ def predict_share(
         ``stop - start`` per name, float64.
     """
 
+    def points(first: int, last: int) -> Tensor:
+        return grid_points(axes, first, last)
+
+    return _predict(observe, points, device, dtype, start, stop)
+
+
+def predict_at(
+    observe: Observe, points: Array, device: torch.device, dtype: torch.dtype
+) -> dict[str, Array]:
+    """Observe at any points, in batches of bounded memory as `predict_share` does.
+
+    Args:
+        observe: is called with points on `device`, in `dtype`.
+        points: ``n x coordinates``.
+        device: where to compute.
+        dtype: the network's.
+
+    Returns:
+        ``n`` per name, float64.
+    """
+    whole = torch.from_numpy(points)
+    return _predict(observe, lambda a, b: whole[a:b], device, dtype, 0, len(points))
+
+
+def _predict(
+    observe: Observe,
+    points: Callable[[int, int], Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    start: int,
+    stop: int,
+) -> dict[str, Array]:
     def at(first: int, last: int) -> dict[str, Tensor]:
-        values = observe(grid_points(axes, first, last).to(device, dtype))
+        values = observe(points(first, last).to(device, dtype))
         return {name: column.to("cpu", torch.float64) for name, column in values.items()}
 
     return {name: column.numpy() for name, column in in_batches(at, start, stop).items()}

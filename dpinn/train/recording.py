@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from dpinn.analysis import Array
+from dpinn.analysis import Array, axes_of, evaluate
 from dpinn.errors import DpinnError
 from dpinn.launch.slurm import is_preempted, job_id
 from dpinn.report import reference_of, report_axes
@@ -171,7 +171,7 @@ class Recorder(Callback):
                 f"from step {opened[1]}; all nodes must see the same files in {self.folder}"
             )
         if trainer.global_step == 0:
-            self._initial_errors = self._errors(pl_module)
+            self._initial_errors = self._errors_on_grid(trainer, pl_module)
             if self._logbook is not None:
                 self._logbook.log_initial_errors(self._initial_errors)
         self._started = self._last_log = time.monotonic()
@@ -240,6 +240,14 @@ class Recorder(Callback):
         with module.evaluation() as pinn:
             return {} if self._watch is None else self._watch.errors(pinn, stage)
 
+    def _errors_on_grid(self, trainer: Trainer, module: PINNTraining) -> dict[str, float]:
+        """Errors on the reference's whole grid, as the report gives them; on rank 0."""
+        axes = None if self._watch is None else axes_of(self._watch.reference, module.problem)
+        predictions = self._predict_together(trainer, module, axes)
+        if self._watch is None or predictions is None:
+            return {}
+        return evaluate(predictions, module.problem, self._watch.reference).errors
+
     def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
         assert self._logbook is not None
         self._logbook.log(row)
@@ -256,7 +264,8 @@ class Recorder(Callback):
             self._stop_early(trainer)
             return
         self.interruption.waits = False
-        predictions = self._predict_together(trainer, pl_module)
+        assert isinstance(pl_module, PINNTraining)
+        predictions = self._predict_on_report_axes(trainer, pl_module)
         _leave(trainer)
         if trainer.is_global_zero:
             self._report(trainer, pl_module, predictions)
@@ -282,15 +291,20 @@ class Recorder(Callback):
         assert isinstance(module, PINNTraining)
         self.result = self._logbook.report(module, predictions, self.figures, trainer.global_step)
 
-    def _predict_together(
-        self, trainer: Trainer, module: LightningModule
+    def _predict_on_report_axes(
+        self, trainer: Trainer, module: PINNTraining
     ) -> dict[str, Array] | None:
-        """What several ranks predict on the reference's grid, which rank 0 would be long about."""
-        assert isinstance(module, PINNTraining)
+        """What several ranks predict for the report, which rank 0 would be long about."""
         if trainer.world_size == 1:
             return None
         reference = None if self._watch is None else self._watch.reference
         axes = report_axes(module.problem, reference) if trainer.is_global_zero else None
+        return self._predict_together(trainer, module, axes)
+
+    def _predict_together(
+        self, trainer: Trainer, module: PINNTraining, axes: dict[str, Array] | None
+    ) -> dict[str, Array] | None:
+        """What all ranks predict on the grid of rank 0's axes; None without any."""
         axes = trainer.strategy.broadcast(axes)
         if not axes:
             return None

@@ -16,7 +16,6 @@ from dpinn.analysis import (
     evaluate,
     relative_l2,
     statement,
-    thin_out,
     window_errors,
 )
 
@@ -180,32 +179,3 @@ def test_error_below_what_the_reference_resolves_is_stated_as_a_bound(error, own
     assert statement(error, own) == expected
     if error is not None and own is not None:
         assert Evaluation({"u": error}, own, {}).statement("u") == expected
-
-
-@pytest.mark.parametrize("points", [1, 10, 50, 100, 1155, 10_000])
-@pytest.mark.parametrize("dims", [("x",), ("t", "x"), ("x", "y"), ("t", "x", "y")], ids=str)
-def test_thinning_keeps_every_kth_point_from_the_end_of_time_and_the_beginning_of_space(
-    dims, points
-):
-    axes = {"t": np.linspace(0, 1, 21)} | {k: AXES[k] for k in ("x", "y")}
-    sizes = [len(axes[d]) for d in dims]
-    values = np.arange(math.prod(sizes), dtype=float).reshape(sizes)
-    whole = xr.Dataset({"u": (dims, values)}, {d: axes[d] for d in dims})
-    stride = max(1, math.ceil((values.size / points) ** (1 / len(dims))))
-    thin = thin_out(whole, points)
-    for d in dims:
-        kept = axes[d][::-stride][::-1] if d == "t" else axes[d][::stride]
-        np.testing.assert_array_equal(thin[d], kept)
-    xr.testing.assert_identical(thin, whole.sel({d: thin[d] for d in dims}))
-
-
-def test_thinning_leaves_the_few_times_of_a_short_window():
-    thin = thin_out(reference(), 50)
-    np.testing.assert_array_equal(thin.t, AXES["t"])
-    stride = math.ceil(math.sqrt(385 / 50))
-    np.testing.assert_array_equal(thin.x, AXES["x"][::stride])
-    np.testing.assert_array_equal(thin.y, AXES["y"][::stride])
-
-
-def test_reference_smaller_than_asked_stays_whole():
-    xr.testing.assert_identical(thin_out(reference(), 385), reference())
