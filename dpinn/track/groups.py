@@ -16,8 +16,14 @@ from dpinn.track.experiment import TrackedRun
 SCORES = ("intra", "preconditioned")
 """The alignment scores of the table."""
 
-OF_A_RUN = ("seed_everything", "trainer.max_steps", "tracking.")
-"""Beginnings of the parameters in which the runs of a group may differ."""
+OF_A_RUN = ("seed_everything", "data.seed", "trainer.max_steps", "tracking.")
+"""Beginnings of the parameters in which the runs of a group may differ without a word."""
+
+OF_A_MACHINE = "trainer."
+"""Beginning of the parameters that say how a run is computed; a group may differ in them, and says
+so. The precision, among them, decides what is computed."""
+
+PRECISION = "trainer.precision"
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Group:
 
     Attributes:
         problem: the problem's name.
-        label: the optimizer's name, with its learning rate or its steps where the experiment has
-            several of them.
+        label: the optimizer's name, with its learning rate, its steps and whatever else of the
+            configuration tells it from other groups of the problem.
         runs: at least one.
     """
 
@@ -125,14 +131,8 @@ class Group:
 
     @property
     def differing(self) -> dict[str, list[str]]:
-        """Parameters in which runs that should be alike differ, with their values."""
-        names = sorted({name for run in self.runs for name in run.params})
-        values = {
-            name: sorted({run.params.get(name, "not set") for run in self.runs})
-            for name in names
-            if not name.startswith(OF_A_RUN)
-        }
-        return {name: found for name, found in values.items() if len(found) > 1}
+        """Parameters in which the runs differ beside the seed, with their values."""
+        return _differing(self.runs)
 
     def statement(self, error: float) -> str:
         """An error as it may be printed: a bound where the reference cannot resolve it."""
@@ -175,7 +175,7 @@ def group_runs(runs: Sequence[TrackedRun]) -> dict[str, list[Group]]:
     """The groups of each problem, both in alphabetical order, learning rates in their own."""
     labels = _labels(runs)
     members: dict[tuple[str, str], list[TrackedRun]] = {}
-    for run in sorted(runs, key=_order):
+    for run in sorted(runs, key=lambda run: (*_order(run), labels[run.run_id], *_seed(run))):
         members.setdefault((run.problem, labels[run.run_id]), []).append(run)
     groups: dict[str, list[Group]] = {}
     for (problem, label), alike in members.items():
@@ -183,9 +183,12 @@ def group_runs(runs: Sequence[TrackedRun]) -> dict[str, list[Group]]:
     return groups
 
 
-def _order(run: TrackedRun) -> tuple[str, str, float, int, int, str]:
-    rate = run.learning_rate or 0.0
-    return run.problem, run.optimizer.lower(), rate, run.budget, len(run.seed), run.seed
+def _order(run: TrackedRun) -> tuple[str, str, float, int]:
+    return run.problem, run.optimizer.lower(), run.learning_rate or 0.0, run.budget
+
+
+def _seed(run: TrackedRun) -> tuple[int, str]:
+    return len(run.seed), run.seed
 
 
 def _labels(runs: Sequence[TrackedRun]) -> dict[str, str]:
@@ -205,7 +208,53 @@ def _labels(runs: Sequence[TrackedRun]) -> dict[str, str]:
     for run in runs:
         if labels[run.run_id] in several:
             labels[run.run_id] += f", {run.budget:,} steps"
+    alike: dict[tuple[str, str], list[TrackedRun]] = {}
+    for run in runs:
+        alike.setdefault((run.problem, labels[run.run_id]), []).append(run)
+    for members in alike.values():
+        for run, words in zip(members, _distinctions(members), strict=True):
+            labels[run.run_id] += words
     return labels
+
+
+def _distinctions(runs: Sequence[TrackedRun]) -> list[str]:
+    """What each run's label needs besides, so that only runs of one configuration share one.
+
+    Runs are divided by one parameter, classes first, and then each part by what still differs in
+    it: two classes of networks differ in all of their arguments, which says no more.
+    """
+    names = [n for n in _differing(runs) if not n.startswith(OF_A_MACHINE) or n == PRECISION]
+    if not names:
+        return ["" for _ in runs]
+    name = min(names, key=lambda name: (not name.endswith(".class_path"), name))
+    parts: dict[str | None, list[int]] = {}
+    for k, run in enumerate(runs):
+        parts.setdefault(run.params.get(name), []).append(k)
+    found = [""] * len(runs)
+    for value, members in parts.items():
+        rest = _distinctions([runs[k] for k in members])
+        for k, words in zip(members, rest, strict=True):
+            found[k] = f", {_stated(name, value)}{words}"
+    return found
+
+
+def _stated(name: str, value: str | None) -> str:
+    """``model.network.init_args.width`` of 64 as ``width 64``, a class by the last of its path."""
+    path = [part for part in name.split(".") if part != "init_args"]
+    if path[-1] == "class_path":
+        return f"no {path[-2]}" if value is None else value.rsplit(".", 1)[-1]
+    return f"{path[-1]} {'not set' if value is None else value}"
+
+
+def _differing(runs: Sequence[TrackedRun]) -> dict[str, list[str]]:
+    """Parameters in which runs differ, with their values."""
+    names = sorted({name for run in runs for name in run.params})
+    values = {
+        name: sorted({run.params.get(name, "not set") for run in runs})
+        for name in names
+        if not name.startswith(OF_A_RUN)
+    }
+    return {name: found for name, found in values.items() if len(found) > 1}
 
 
 def _plain(spread: Spread | None) -> dict[str, Any]:

@@ -106,12 +106,44 @@ def test_a_group_without_a_finished_run_has_reached_nothing() -> None:
     assert (group.statuses, group.seeds) == ({"running": 1}, ["0"])
 
 
-def test_what_differs_besides_the_seed_is_told() -> None:
+def test_runs_of_different_configurations_are_not_seeds_of_one_group() -> None:
+    viscous = {"problem.init_args.viscosity": "0.1"}
+    thin = {"problem.init_args.viscosity": "0.01"}
+    assert labels(made_run(seed=0, **viscous), made_run(seed=1, **thin)) == {
+        "burgers": ["SOAP, viscosity 0.01", "SOAP, viscosity 0.1"]
+    }
+    precise = {"trainer.precision": "64-true"}
+    assert labels(made_run(seed=0), made_run(seed=1, **precise)) == {
+        "burgers": ["SOAP, precision 64-true", "SOAP, precision not set"]
+    }
+
+
+def test_what_tells_configurations_apart_is_named_in_the_shortest_form() -> None:
+    def network(name: str, **arguments: str) -> dict[str, str]:
+        found = {f"model.network.init_args.{k}": v for k, v in arguments.items()}
+        return found | {"model.network.class_path": f"dpinn.nn.{name}"}
+
     runs = [
-        made_run(seed=s, **{"data.batch": b, "tracking.output": b})
-        for s, b in enumerate(("256", "512", "256"))
+        made_run(seed=0, **network("MLP", width="64", depth="3")),
+        made_run(seed=1, **network("MLP", width="64", depth="3")),
+        made_run(seed=2, **network("PirateNet", width="64", blocks="2")),
+        made_run(seed=3, **network("PirateNet", width="64", blocks="3")),
     ]
-    assert only(*runs).differing == {"data.batch": ["256", "512"]}
+    assert labels(*runs) == {
+        "burgers": [
+            "SOAP, MLP",
+            "SOAP, PirateNet, blocks 2",
+            "SOAP, PirateNet, blocks 3",
+        ]
+    }
+
+
+def test_how_a_group_was_computed_may_differ_and_is_told() -> None:
+    runs = [
+        made_run(seed=s, **{"trainer.devices": d, "tracking.output": d, "data.seed": str(s)})
+        for s, d in enumerate(("1", "2", "1"))
+    ]
+    assert only(*runs).differing == {"trainer.devices": ["1", "2"]}
     assert only(made_run(seed=0), made_run(seed=1)).differing == {}
 
 
@@ -123,8 +155,4 @@ def test_a_row_is_json() -> None:
 def test_a_parameter_that_only_one_of_the_runs_has_is_a_difference() -> None:
     runs = [made_run("SOAP", seed) for seed in (0, 1)]
     runs[1].params["model.pseudo_time.class_path"] = "dpinn.loss.FixedPseudoTime"
-    (groups,) = group_runs(runs).values()
-    (group,) = groups
-    assert group.differing == {
-        "model.pseudo_time.class_path": ["dpinn.loss.FixedPseudoTime", "not set"]
-    }
+    assert labels(*runs) == {"burgers": ["SOAP, FixedPseudoTime", "SOAP, no pseudo_time"]}
