@@ -19,6 +19,9 @@ from dpinn.jet import Field, Record, RecordingField
 if TYPE_CHECKING:
     from dpinn.problem import Problem
 
+STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+"""Kinds of parameters that name nothing."""
+
 DRY_POINTS = 7
 """Points of a dry call; a number that no other size equals by chance, so that shapes show."""
 
@@ -45,8 +48,15 @@ class DryCall:
         self.fields = tuple(problem.fields)
         self.coordinates = problem.domain.coordinates
         self.method = getattr(problem, name)
-        self.arguments = tuple(inspect.signature(self.method).parameters)
+        parameters = inspect.signature(self.method).parameters
+        self.arguments = tuple(parameters)
         for argument in self.arguments:
+            stars = STARS.get(parameters[argument].kind)
+            if stars is not None:
+                raise DpinnError(
+                    f"{self.title} takes {stars}{argument}; name what it reads, as in "
+                    f"{name}(self, {', '.join(self.fields)})"
+                )
             if argument not in self.fields and argument not in self.coordinates:
                 raise DpinnError(
                     f"{self.title} takes {argument!r}, which is neither a field "

@@ -93,6 +93,14 @@ MISTAKES = {
         problem(residual=lambda self, u, y: {"pde": u.t}),
         r"Mine\.residual takes 'y', which is neither a field \(u\) nor a coordinate \(t, x\)",
     ),
+    "any arguments": (
+        problem(residual=lambda self, **c: {"pde": c["u"].t}),
+        r"Mine\.residual takes \*\*c; name what it reads, as in residual\(self, u\)",
+    ),
+    "arguments by position": (
+        problem(residual=lambda self, *c: {"pde": c[0].t}),
+        r"Mine\.residual takes \*c; name what it reads, as in residual\(self, u\)",
+    ),
     "returns nothing": (
         problem(**residual(lambda u, t, x: None)),
         r'Mine\.residual returned nothing; return a dict of named terms, \{"pde": \.\.\.\}',

@@ -109,18 +109,18 @@ def test_a_refused_value_does_not_take_the_others_with_it(store: Store) -> None:
 
 
 def test_putting_does_not_wait_for_a_store_that_hangs() -> None:
-    hang = threading.Event()
+    hang, answered = threading.Event(), threading.Event()
 
     def never_answers(values: Sequence[MetricValue]) -> None:
         hang.wait(30)
+        answered.set()
 
     outbox = Outbox(never_answers, lambda error: False, "a store")
     outbox.put([MetricValue("a", 1.0, 0, 0)])
     assert not outbox.flush(0.3)  # the thread is now inside the request
-    before = time.perf_counter()
     for step in range(1000):
         outbox.put([MetricValue("a", 1.0, step, 0)])
-    assert time.perf_counter() - before < 0.5
+    assert not answered.is_set()
     hang.set()
     assert outbox.close(5) == 0
 
