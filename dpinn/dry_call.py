@@ -19,7 +19,10 @@ from dpinn.jet import Field, Record, RecordingField
 if TYPE_CHECKING:
     from dpinn.problem import Problem
 
-STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+STARS: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 """Kinds of parameters that name nothing."""
 
 DRY_POINTS = 7
