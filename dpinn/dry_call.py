@@ -67,7 +67,7 @@ class DryCall:
                 )
         self.record = Record(self.coordinates)
         points, values = _stand_ins(problem, places)
-        columns = dict(zip(self.coordinates, points.unbind(1), strict=True))
+        columns = dict(zip(self.coordinates, points.T.contiguous().unbind(0), strict=True))
         # They require a gradient as in training, where it shows what each term depends on.
         values.requires_grad_()
         explanation = explained(self.title, self.method, self.coordinates)

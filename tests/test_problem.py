@@ -256,6 +256,21 @@ def test_arguments_are_bound_by_name_whatever_their_order():
     assert not terms["flux"].any()
 
 
+def test_columns_of_coordinates_are_contiguous_for_lookups_in_tables():
+    columns = []
+
+    class Looking(Good):
+        def residual(self, u, t, x):
+            columns.extend((t, x))
+            return {"pde": u.t - u.xx}
+
+    interior = Looking().conditions[0]
+    points = torch.rand(5, 2, dtype=torch.float64)
+    Looking().evaluate(interior, fields_of(Jet.seed(points, interior.plan)[:, :1], ("u",)), points)
+    assert all(column.is_contiguous() for column in columns)  # torch.searchsorted warns otherwise
+    torch.testing.assert_close(torch.stack(columns[-2:], dim=1), points)
+
+
 def test_subclass_can_replace_a_condition():
     class Open(Base):
         @on(x=0)
