@@ -86,6 +86,22 @@ def warn_of_fixed_modules(problem: Problem) -> None:
         )
 
 
+def warn_of_crossing_faces(problem: Problem) -> None:
+    """Say which conditions hold on whole faces where a corner may be meant."""
+    for condition in problem.conditions:
+        names = [name for place in condition.places for name in place]
+        if len(names) == len(condition.places) == len(set(names)) > 1:
+            faces = [f"{name} = {value:g}" for p in condition.places for name, value in p.items()]
+            point = ", ".join(face.replace(" ", "") for face in faces)
+            warnings.warn(
+                f"{type(problem).__name__}.{condition.name} holds on all of the faces "
+                f"{' and '.join(faces)}; for the points that they have in common alone write "
+                f"@at({point})",
+                DpinnWarning,
+                stacklevel=2,
+            )
+
+
 class _Residuals(nn.Module):
     """The terms of a condition and their fields, which can be had with other parameters."""
 

@@ -45,7 +45,11 @@ from dpinn.train.compiling import CompileMode, compile_loss, decide
 from dpinn.train.course import OTHER_STAGES, Course
 from dpinn.train.data import Collocations, StepBatch
 from dpinn.train.distributed import broadcast_from_first
-from dpinn.train.dry_run import require_trainable, warn_of_fixed_modules
+from dpinn.train.dry_run import (
+    require_trainable,
+    warn_of_crossing_faces,
+    warn_of_fixed_modules,
+)
 from dpinn.train.objective import Objective
 from dpinn.train.parallelism import WholeOnEveryRank
 from dpinn.train.randomness import seed_all
@@ -227,6 +231,7 @@ class PINNTraining(LightningModule):
         """Refuse what would train in silence to something else; `points` are those of all ranks."""
         if self.global_rank == 0:
             warn_of_fixed_modules(self.problem)
+            warn_of_crossing_faces(self.problem)
         with self.parallelism.whole_parameters():
             require_trainable(self.pinn, self.trained, points, self.device)
 

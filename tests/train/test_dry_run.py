@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from dpinn import Box, DpinnError, DpinnWarning, Problem, at, on
 from dpinn.nn import MLP, PINN, PirateNet, physics_informed_initialization
 from dpinn.sampling import Collocation
-from dpinn.train.dry_run import require_trainable, warn_of_fixed_modules
+from dpinn.train.dry_run import (
+    require_trainable,
+    warn_of_crossing_faces,
+    warn_of_fixed_modules,
+)
 
 CPU = torch.device("cpu")
 PRECISIONS = [torch.float32, torch.float64]
@@ -346,3 +350,41 @@ def test_parameters_of_a_module_that_are_held_fixed_are_told() -> None:
         warnings.simplefilter("error")
         warn_of_fixed_modules(Closure(trains=False))
         warn_of_fixed_modules(Heat())
+
+
+class Pinned(Problem):
+    """grad p = (1, 1)."""
+
+    domain = Box(x=(0.0, 1.0), y=(0.0, 1.0))
+    fields = ("p",)
+
+    def residual(self, p: Any) -> Any:
+        return {"px": p.x - 1, "py": p.y - 1}
+
+
+class OnTwoFaces(Pinned):
+    @on(x=0, y=0)
+    def corner(self, p: Any) -> Any:
+        return {"pin": p}
+
+
+class AtTheCorner(Pinned):
+    @at(x=0, y=0)
+    def corner(self, p: Any) -> Any:
+        return {"pin": p}
+
+    @on(x=1, y=(0, 1))
+    def walls(self, p: Any) -> Any:
+        return {"flux": p.x - 1}
+
+
+def test_two_faces_that_may_be_meant_as_a_corner_are_told() -> None:
+    with pytest.warns(
+        DpinnWarning,
+        match=r"OnTwoFaces\.corner holds on all of the faces x = 0 and y = 0; for the points that "
+        r"they have in common alone write @at\(x=0, y=0\)",
+    ):
+        warn_of_crossing_faces(OnTwoFaces())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_crossing_faces(AtTheCorner())
