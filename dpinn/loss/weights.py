@@ -42,7 +42,13 @@ class TermWeights(ABC):
 
     Args:
         weights: start values by term name, ``{"ic": 100}``; others are 1.
+
+    Attributes:
+        at_once: whether a training whose start nothing has solved yet, neither a fit nor a stage
+            before, begins with an update, whatever `due` says.
     """
+
+    at_once = False
 
     def __init__(self, weights: Mapping[str, float] | None = None):
         self.start = dict(weights or {})
@@ -82,13 +88,16 @@ class BalancedWeights(TermWeights):
 
     An update moves each weight towards ``mean size / (size + 1e-5 mean size)``, so that no update
     aims above 1e5. Each stage starts from the start values and makes its first update after
-    `every` steps: at its first step some terms may be solved, and their sizes are roundoff.
+    `every` steps: at its first step some terms are solved, and their sizes are roundoff. Only a
+    training that starts from random parameters makes one at its first step too.
 
     Args:
         weights: start values by term name.
         every: steps between two updates, a multiple of the inner steps.
         momentum: share of the old weights that an update keeps.
     """
+
+    at_once = True
 
     def __init__(
         self,

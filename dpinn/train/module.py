@@ -124,6 +124,7 @@ class PINNTraining(LightningModule):
         self.initialize = initialize
         self.compile_mode = compile
         self.compiled: bool | None = None
+        self.start_fitted = False
         self.alignment = alignment
         self.meter: AlignmentMeter | None = None
         self._measured: dict[str, Any] = {}
@@ -143,7 +144,7 @@ class PINNTraining(LightningModule):
         if every is not None and longest <= every:
             warnings.warn(
                 f"model.weights.every is {every}, but no stage has more than {longest} steps: the "
-                f"weights will not change; use a smaller one, such as {max(1, longest // 10)}",
+                f"weights do not follow; use a smaller one, such as {max(1, longest // 10)}",
                 DpinnWarning,
                 stacklevel=2,
             )
@@ -182,8 +183,12 @@ class PINNTraining(LightningModule):
         if self.compiled is None and self.initialize:
             held = self.problem.to(torch.float64, "cpu")
             interval = self.course.plan[0].interval if self.pinn.inputs == "window" else None
-            physics_informed_initialization(self.pinn, held, interval)
-        broadcast_from_first(list(self.parameters()))
+            fit = physics_informed_initialization(self.pinn, held, interval)
+            self.start_fitted = fit is not None and fit.kept
+        # By rounding, one rank may have kept a fit that another has not.
+        fitted = torch.tensor(float(self.start_fitted), device=next(self.pinn.parameters()).device)
+        broadcast_from_first([*self.parameters(), fitted])
+        self.start_fitted = bool(fitted)
 
     def on_fit_start(self) -> None:
         """Look at the first step's points for mistakes, and compile where decided."""
@@ -370,6 +375,7 @@ class PINNTraining(LightningModule):
             solution = {k: v.detach().clone() for k, v in self.pinn.state_dict().items()}
         checkpoint["solution"] = solution
         checkpoint["compiled"] = self.compiled
+        checkpoint["start_fitted"] = self.start_fitted
         if self.stages is not None:
             checkpoint["course"] = self.course.state_dict()
         if self.meter is not None:
@@ -378,6 +384,7 @@ class PINNTraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A resumed run computes as it began."""
         self.compiled = checkpoint["compiled"]
+        self.start_fitted = checkpoint.get("start_fitted", self.initialize)
         self._resumed_at = int(checkpoint["global_step"])
         self._measured = checkpoint.get("alignment", {})
         require_same_strategies(checkpoint["state_dict"], self.state_dict())

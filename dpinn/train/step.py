@@ -150,7 +150,7 @@ class Stepper:
 
         They come from the step's own forward pass where it is given, else from one more.
         """
-        weighs = self.objective.weighting.due(self._in_stage(step))
+        weighs = self._weighs(step)
         aligns = self.meter is not None and self.meter.due(step)
         if not (weighs or aligns):
             return
@@ -167,6 +167,11 @@ class Stepper:
             counted = (self.objective.term_weights != 0).tolist()
             gradients = [g for g, c in zip(measures.gradients(), counted, strict=True) if c]
             self.meter.terms(step, gradients, self._optimizer)
+
+    def _weighs(self, step: int) -> bool:
+        weighting, done = self.objective.weighting, self._in_stage(step)
+        unsolved = step == 0 and not self.module.start_fitted
+        return weighting.due(done) or (weighting.at_once and unsolved)
 
     def _ntk_means(self, step: int, points: Mapping[str, Tensor], probes: int | None) -> Tensor:
         return ntk_means(

@@ -29,6 +29,9 @@ SGD = {
 }
 
 
+FIVE_STEPS = ("--trainer.max_steps", 5)  # of which the first may update the weights
+
+
 def rows_of(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -47,12 +50,22 @@ def whole(workplace: Any) -> Path:
 
 def test_the_strategies_act_and_are_logged(whole: Path) -> None:
     first, *_, last = rows_of(whole)
-    assert first["weight/pde"] == 1.0  # the first update is at the fifth step of a stage
     assert last["weight/pde"] != first["weight/pde"]
     assert last["causal/tolerance"] in (1.0e-4, 1.0e-3, 1.0)
     assert last["causal/tolerance"] > 1.0e-4
     assert last["pseudo_time/pde"] > 0
     assert last["pseudo_time/pde"] != 0.5
+
+
+@pytest.mark.parametrize("initialize", [True, False])
+def test_weights_wait_only_where_the_start_is_fitted(initialize: bool, workplace: Any) -> None:
+    work = workplace()
+    network = {"class_path": "dpinn.nn.PirateNet", "init_args": {"width": 64, "blocks": 1}}
+    fitted = {"model.network": network, "model.initialize": initialize}
+    outcome = work("fit", "--config", work.config(STRATEGIES | SGD | fitted), *FIVE_STEPS)
+    assert outcome.returncode == 0, outcome.stderr
+    (row,) = rows_of(work.run_folder())
+    assert (row["weight/pde"] == 1.0) is initialize
 
 
 def test_a_resumed_run_goes_on_with_their_state_to_the_bit(whole: Path, workplace: Any) -> None:

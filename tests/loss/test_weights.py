@@ -118,6 +118,11 @@ def test_each_strategy_asks_once_for_its_own_measure(strategy, asked):
 @balanced
 def test_updates_are_due_at_multiples_but_not_at_a_stages_first_step(strategy):
     assert [step for step in range(25) if strategy(every=10).due(step)] == [10, 20]
+    assert strategy.at_once  # ... unless it is the first stage and nothing is solved
+
+
+def test_fixed_weights_ask_for_no_update_at_once():
+    assert not FixedWeights.at_once
 
 
 @balanced
