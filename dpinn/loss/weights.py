@@ -15,10 +15,6 @@ from torch import Tensor
 
 from dpinn.errors import DpinnError
 
-FLOOR = 1e-5
-"""Added to a term's size, in units of the mean size: a term that starts solved, such as the seam
-of a time window, has a gradient of roundoff, and must not get a weight of one over roundoff."""
-
 
 class TermMeasures(Protocol):
     """What a strategy may ask about the terms at a step; nothing is computed before it asks.
@@ -86,8 +82,8 @@ class FixedWeights(TermWeights):
 class BalancedWeights(TermWeights):
     """Base of weights that give all terms the same size, by whatever measures it.
 
-    An update moves each weight towards ``mean size / (size + 1e-5 mean size)``, so that no update
-    aims above 1e5. Each stage starts from the start values and makes its first update after
+    An update moves each weight towards ``mean size / (size + floor mean size)``, so that no update
+    aims above 1 / floor. Each stage starts from the start values and makes its first update after
     `every` steps: at its first step some terms are solved, and their sizes are roundoff. Only a
     training that starts from random parameters makes one at its first step too.
 
@@ -95,6 +91,8 @@ class BalancedWeights(TermWeights):
         weights: start values by term name.
         every: steps between two updates, a multiple of the inner steps.
         momentum: share of the old weights that an update keeps.
+        floor: added to a term's size, in units of the mean size: one that is solved has a gradient
+            of roundoff, and must not get a weight of one over roundoff.
     """
 
     at_once = True
@@ -104,12 +102,16 @@ class BalancedWeights(TermWeights):
         weights: Mapping[str, float] | None = None,
         every: int = 1000,
         momentum: float = 0.9,
+        floor: float = 1e-5,
     ):
         super().__init__(weights)
         if every < 1 or not 0 <= momentum < 1:
             raise DpinnError(f"every {every} must be at least 1 and momentum {momentum} in [0, 1)")
+        if not 0 < floor < 1:
+            raise DpinnError(f"floor {floor} must be between 0 and 1, such as 1e-5")
         self.every = every
         self.momentum = momentum
+        self.floor = floor
 
     @abstractmethod
     def sizes(self, measures: TermMeasures) -> Tensor:
@@ -125,7 +127,7 @@ class BalancedWeights(TermWeights):
         mean = sizes.mean()
         if mean == 0:
             return weights
-        target = mean / (sizes + FLOOR * mean)
+        target = mean / (sizes + self.floor * mean)
         return self.momentum * weights + (1 - self.momentum) * target
 
 
@@ -136,6 +138,8 @@ class GradientNormWeights(BalancedWeights):
         weights: start values by term name.
         every: steps between two updates, a multiple of the inner steps.
         momentum: share of the old weights that an update keeps.
+        floor: added to a term's size, in units of the mean size: one that is solved has a gradient
+            of roundoff, and must not get a weight of one over roundoff.
     """
 
     def sizes(self, measures: TermMeasures) -> Tensor:
@@ -157,6 +161,8 @@ class NTKWeights(BalancedWeights):
         probes: random projections that estimate each kernel's diagonal, one backward pass
             each: 8 are off by a third or so, of which the momentum leaves little. null computes
             it exactly, at the price of a gradient for every point.
+        floor: added to a term's size, in units of the mean size: one that is solved has a gradient
+            of roundoff, and must not get a weight of one over roundoff.
     """
 
     def __init__(
@@ -165,8 +171,9 @@ class NTKWeights(BalancedWeights):
         every: int = 1000,
         momentum: float = 0.9,
         probes: int | None = 8,
+        floor: float = 1e-5,
     ):
-        super().__init__(weights, every, momentum)
+        super().__init__(weights, every, momentum, floor)
         if probes is not None and probes < 1:
             raise DpinnError(f"probes {probes} must be at least 1; use null for the exact kernel")
         self.probes = probes

@@ -93,6 +93,19 @@ def test_a_solved_term_gets_a_bounded_weight_whatever_its_roundoff(strategy):
 
 
 @balanced
+def test_the_floor_is_an_option(strategy):
+    weights = strategy(momentum=0.0, floor=1e-7).update(torch.ones(2).double(), Measured((2.0, 0)))
+    torch.testing.assert_close(weights, torch.tensor([0.5 / (1 + 5e-8), 1e7]).double())
+
+
+@balanced
+@pytest.mark.parametrize("floor", [0.0, -1e-5, 1.0, float("nan")])
+def test_a_floor_that_bounds_nothing_is_refused(strategy, floor):
+    with pytest.raises(DpinnError, match="must be between 0 and 1, such as 1e-5"):
+        strategy(floor=floor)
+
+
+@balanced
 def test_weights_stay_where_every_term_is_solved(strategy):
     weights = torch.tensor([3.0, 7.0]).double()
     assert strategy().update(weights, Measured((0.0, 0.0))).tolist() == [3.0, 7.0]
