@@ -80,12 +80,13 @@ class Objective(nn.Module):
             keep: keep the old weights where new ones are not finite, instead of raising.
 
         Raises:
-            DpinnError: a weight is not finite.
+            DpinnError: a weight is not finite, though all gradients are; one that is not stops the
+                training by the name of its term or parameter, once the step is taken.
         """
         new = self.weighting.update(self.term_weights, measures)
         if bool(torch.isfinite(new).all()):
             self.term_weights.copy_(new)
-        elif not keep:
+        elif not keep and bool(torch.isfinite(measures.gradient_norms()).all()):
             names = dict(zip(self.layout.names, new.tolist(), strict=True))
             raise DpinnError(f"term weights are not finite at step {step}: {names}")
 
