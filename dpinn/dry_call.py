@@ -19,12 +19,6 @@ from dpinn.jet import Field, Record, RecordingField
 if TYPE_CHECKING:
     from dpinn.problem import Problem
 
-STARS: dict[Any, str] = {
-    inspect.Parameter.VAR_POSITIONAL: "*",
-    inspect.Parameter.VAR_KEYWORD: "**",
-}
-"""Kinds of parameters that name nothing."""
-
 DRY_POINTS = 7
 """Points of a dry call; a number that no other size equals by chance, so that shapes show."""
 
@@ -53,12 +47,11 @@ class DryCall:
         self.method = getattr(problem, name)
         parameters = inspect.signature(self.method).parameters
         self.arguments = tuple(parameters)
-        for argument in self.arguments:
-            stars = STARS.get(parameters[argument].kind)
-            if stars is not None:
+        for argument, parameter in parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise DpinnError(
-                    f"{self.title} takes {stars}{argument}; name what it reads, as in "
-                    f"{name}(self, {', '.join(self.fields)})"
+                    f"{self.title} takes {parameter.replace(annotation=parameter.empty)}; name "
+                    f"what it reads, as in {name}(self, {', '.join(self.fields)})"
                 )
             if argument not in self.fields and argument not in self.coordinates:
                 raise DpinnError(
@@ -67,7 +60,7 @@ class DryCall:
                 )
         self.record = Record(self.coordinates)
         points, values = _stand_ins(problem, places)
-        columns = dict(zip(self.coordinates, points.T.contiguous().unbind(0), strict=True))
+        columns = dict(zip(self.coordinates, points.unbind(1), strict=True))
         # They require a gradient as in training, where it shows what each term depends on.
         values.requires_grad_()
         explanation = explained(self.title, self.method, self.coordinates)
@@ -76,7 +69,9 @@ class DryCall:
                 field: RecordingField(field, value, self.record)
                 for field, value in zip(self.fields, values.unbind(0), strict=True)
             }
-            given = {a: fields.get(a, columns.get(a)) for a in self.arguments}
+            given = {
+                a: fields[a] if a in fields else columns[a].contiguous() for a in self.arguments
+            }
             self.returned = self.method(**given)
 
     def require_terms(self) -> tuple[str, ...]:

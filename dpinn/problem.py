@@ -101,8 +101,10 @@ class Problem:
         Returns:
             A tensor of shape ``N`` per term.
         """
-        columns = dict(zip(self.domain.coordinates, points.T.contiguous().unbind(0), strict=True))
-        arguments = {n: fields[n] if n in fields else columns[n] for n in condition.arguments}
+        columns = dict(zip(self.domain.coordinates, points.unbind(1), strict=True))
+        arguments = {
+            n: fields[n] if n in fields else columns[n].contiguous() for n in condition.arguments
+        }
         returned = getattr(self, condition.name)(**arguments)
         if not isinstance(returned, Mapping):
             returned = {condition.name: returned}

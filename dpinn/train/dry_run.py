@@ -69,7 +69,13 @@ def require_trainable(
             _ConditionCheck(pinn, problem, condition, some).run()
 
 
-def warn_of_fixed_modules(problem: Problem) -> None:
+def warn_of_slips(problem: Problem) -> None:
+    """Tell what trains, but perhaps to something else than its declaration looks like."""
+    _warn_of_fixed_modules(problem)
+    _warn_of_crossing_faces(problem)
+
+
+def _warn_of_fixed_modules(problem: Problem) -> None:
     """Say which modules that a problem holds have parameters that look as if they would train."""
     names = [
         name
@@ -86,17 +92,16 @@ def warn_of_fixed_modules(problem: Problem) -> None:
         )
 
 
-def warn_of_crossing_faces(problem: Problem) -> None:
+def _warn_of_crossing_faces(problem: Problem) -> None:
     """Say which conditions hold on whole faces where a corner may be meant."""
     for condition in problem.conditions:
-        names = [name for place in condition.places for name in place]
-        if len(names) == len(condition.places) == len(set(names)) > 1:
-            faces = [f"{name} = {value:g}" for p in condition.places for name, value in p.items()]
-            point = ", ".join(face.replace(" ", "") for face in faces)
+        held = [item for place in condition.places for item in place.items()]
+        if 1 < len(held) == len(condition.places) == len(dict(held)):
+            faces = " and ".join(f"{name} = {value:.15g}" for name, value in held)
+            point = ", ".join(f"{name}={value:.15g}" for name, value in held)
             warnings.warn(
-                f"{type(problem).__name__}.{condition.name} holds on all of the faces "
-                f"{' and '.join(faces)}; for the points that they have in common alone write "
-                f"@at({point})",
+                f"{type(problem).__name__}.{condition.name} holds on all of the faces {faces}; "
+                f"for the points that they have in common alone write @at({point})",
                 DpinnWarning,
                 stacklevel=2,
             )

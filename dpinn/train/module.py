@@ -45,11 +45,7 @@ from dpinn.train.compiling import CompileMode, compile_loss, decide
 from dpinn.train.course import OTHER_STAGES, Course
 from dpinn.train.data import Collocations, StepBatch
 from dpinn.train.distributed import broadcast_from_first
-from dpinn.train.dry_run import (
-    require_trainable,
-    warn_of_crossing_faces,
-    warn_of_fixed_modules,
-)
+from dpinn.train.dry_run import require_trainable, warn_of_slips
 from dpinn.train.objective import Objective
 from dpinn.train.parallelism import WholeOnEveryRank
 from dpinn.train.randomness import seed_all
@@ -144,7 +140,7 @@ class PINNTraining(LightningModule):
         if every is not None and longest <= every:
             warnings.warn(
                 f"model.weights.every is {every}, but no stage has more than {longest} steps: the "
-                f"weights do not follow; use a smaller one, such as {max(1, longest // 10)}",
+                f"weights stay as they start; use a smaller one, such as {max(1, longest // 10)}",
                 DpinnWarning,
                 stacklevel=2,
             )
@@ -235,8 +231,7 @@ class PINNTraining(LightningModule):
     def _require_trainable(self, points: Mapping[str, Tensor]) -> None:
         """Refuse what would train in silence to something else; `points` are those of all ranks."""
         if self.global_rank == 0:
-            warn_of_fixed_modules(self.problem)
-            warn_of_crossing_faces(self.problem)
+            warn_of_slips(self.problem)
         with self.parallelism.whole_parameters():
             require_trainable(self.pinn, self.trained, points, self.device)
 
@@ -330,39 +325,6 @@ class PINNTraining(LightningModule):
                     yield self.pinn
             else:
                 yield self.pinn
-
-    def metrics(self) -> dict[str, float]:
-        """What a log line holds, by path name; one transfer from the device."""
-        groups = self.optimizer.param_groups
-        objective = self.objective
-        names = [f"loss/{n}" for n in self.problem.terms]
-        weights = [f"weight/{n}" for n in self.problem.terms]
-        tolerance = objective.causality.tolerance(objective.tolerance_state)
-        marching = self.pseudo_time
-        steps = torch.zeros(0) if marching is None else 1 / marching.inverse_tau.double()
-        numbers = torch.cat(
-            [
-                self.stepper.terms.double(),
-                objective.term_weights.double(),
-                torch.stack(
-                    [
-                        *(self.stepper.total.double(), self.stepper.norm.double()),
-                        *(objective.causal.amin().double(), tolerance.double()),
-                    ]
-                ),
-                steps.to(self.device),
-            ]
-        ).tolist()
-        keys = [*names, *weights, "loss/total", "gradient/norm", "causal/min", "causal/tolerance"]
-        keys += [] if marching is None else [f"pseudo_time/{term}" for term in marching.terms]
-        logged = dict(zip(keys, numbers, strict=True)) | {"learning_rate": float(groups[0]["lr"])}
-        soap = soap_of(self.optimizer)
-        if soap is not None:
-            counts = {f"optimizer/{k}": float(v) for k, v in soap.counters.items() if k != "steps"}
-            logged |= counts | {"memory/optimizer_gb": soap.state_bytes / 1e9}
-        if self.course.stage is not None and len(self.course.plan) > 1:
-            logged["stage"] = float(self.course.stage.index)
-        return logged
 
     def alignment_readings(self) -> list[Reading]:
         """What was measured since the last call."""

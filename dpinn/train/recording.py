@@ -21,6 +21,7 @@ from dpinn.report import reference_of, report_axes
 from dpinn.run_files import CHECKPOINT, RUNS, new_run_folder
 from dpinn.train.interruption import AGREE_EVERY, Interruption, Request
 from dpinn.train.logbook import Logbook
+from dpinn.train.metrics import metrics_of
 from dpinn.train.mlflow_log import device_of, start_run
 from dpinn.train.module import PINNTraining
 from dpinn.train.progress import TrainingProgress
@@ -227,7 +228,7 @@ class Recorder(Callback):
     def _metrics(self, module: PINNTraining, step: int) -> dict[str, float]:
         now = time.monotonic()
         steps = max(1, step - self._last_step)
-        row = module.metrics()
+        row = metrics_of(module)
         row["time/step_ms"] = (now - self._last_log) / steps * 1e3
         row["time/optimizer_ms"] = module.stepper.optimizer_ms
         row["time/elapsed_s"] = self._seconds()

@@ -360,7 +360,7 @@ def test_a_slab_is_refreshed_without_reading_values_on_the_host(function):
     assert reads.seen == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cholesky_qr_on_cuda_synchronizes_nothing_and_agrees_with_the_cpu():
     factor, old = factors(size=24)
     factor_there, old_there = factor.cuda(), old.cuda()

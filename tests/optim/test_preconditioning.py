@@ -241,12 +241,14 @@ def same(left, right):
     return type(left) is type(right) and left == right
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", EVERY)
+# Shampoo takes no step in bfloat16, of which torch has no singular value decomposition.
+TYPED = [(case, torch.float64) for case in EVERY]
+TYPED += [(case, torch.bfloat16) for case in EVERY if case != "Shampoo"]
+
+
+@pytest.mark.parametrize(("case", "dtype"), TYPED, ids=str)
 def test_nothing_changes_and_the_gradients_type_comes_back(case, dtype):
     make, _, shapes = EVERY[case]
-    if case == "Shampoo" and dtype == torch.bfloat16:
-        pytest.skip("torch has no singular value decomposition in bfloat16")
     parameters, optimizer = trained(make, shapes, dtype)
     given = others(parameters)
     seen = (optimizer.state_dict(), parameters, [p.grad for p in parameters], list(given.values()))

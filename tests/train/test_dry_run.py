@@ -13,11 +13,7 @@ from torch import Tensor, nn
 from dpinn import Box, DpinnError, DpinnWarning, Problem, at, on
 from dpinn.nn import MLP, PINN, PirateNet, physics_informed_initialization
 from dpinn.sampling import Collocation
-from dpinn.train.dry_run import (
-    require_trainable,
-    warn_of_crossing_faces,
-    warn_of_fixed_modules,
-)
+from dpinn.train.dry_run import require_trainable, warn_of_slips
 
 CPU = torch.device("cpu")
 PRECISIONS = [torch.float32, torch.float64]
@@ -345,11 +341,11 @@ def test_parameters_of_a_module_that_are_held_fixed_are_told() -> None:
     with pytest.warns(
         DpinnWarning, match=r"Closure: the parameters of self\.closures\[0\] are held"
     ):
-        warn_of_fixed_modules(Closure())
+        warn_of_slips(Closure())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_fixed_modules(Closure(trains=False))
-        warn_of_fixed_modules(Heat())
+        warn_of_slips(Closure(trains=False))
+        warn_of_slips(Heat())
 
 
 class Pinned(Problem):
@@ -384,7 +380,7 @@ def test_two_faces_that_may_be_meant_as_a_corner_are_told() -> None:
         match=r"OnTwoFaces\.corner holds on all of the faces x = 0 and y = 0; for the points that "
         r"they have in common alone write @at\(x=0, y=0\)",
     ):
-        warn_of_crossing_faces(OnTwoFaces())
+        warn_of_slips(OnTwoFaces())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_crossing_faces(AtTheCorner())
+        warn_of_slips(AtTheCorner())
